@@ -1,0 +1,56 @@
+# The two commands of the README:  make chat  and  make test.  Everything else is for those who work on zephyr-local.
+PYTHON  ?= python3
+VENV    := .venv
+PIP     := $(VENV)/bin/python -m pip
+WHEELS  := .wheelhouse
+RUNTIME := $(VENV)/.runtime-installed
+DEV     := $(VENV)/.dev-installed
+
+# Build libllama and ggml alone: neither the multimodal library nor the command-line tools' shared code, which the Python
+# binding never loads (cmake/llama_only.cmake says how). What you set yourself (CMAKE_ARGS="-DGGML_CUDA=on") is kept.
+export CMAKE_ARGS := -DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama.cpp_INCLUDE=$(CURDIR)/cmake/llama_only.cmake $(CMAKE_ARGS)
+
+.PHONY: chat test test-all check format tiny clean
+
+chat: $(RUNTIME)
+	$(VENV)/bin/zephyr-local chat
+
+test: $(DEV) $(WHEELS)/.complete
+	$(VENV)/bin/python -m pytest
+
+test-all: $(DEV) $(WHEELS)/.complete
+	$(VENV)/bin/python -m pytest -m "not gpu and not network"
+
+check: $(DEV)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(DEV)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# Trains the bundled tiny model from nothing (see docs/zephyr-tiny.md).
+tiny: $(DEV)
+	$(VENV)/bin/python -m zephyr_local.train.tiny_model --out build/zephyr-tiny
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing zephyr-local into $(VENV). The first time, llama.cpp is compiled: a few minutes."
+	$(PIP) install --disable-pip-version-check -q -c constraints.txt -e .
+	touch $@
+
+$(DEV): $(RUNTIME)
+	$(PIP) install --disable-pip-version-check -q -c constraints.txt -e ".[dev,fast]"
+	touch $@
+
+# Wheels of the base dependencies, so that the packaging test installs into an empty environment without a network.
+$(WHEELS)/.complete: $(RUNTIME)
+	$(PIP) wheel --disable-pip-version-check -q -c constraints.txt -w $(WHEELS) -r tests/base-requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(WHEELS) build dist *.egg-info

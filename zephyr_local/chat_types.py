@@ -1,0 +1,76 @@
+"""What crosses every border of the runtime: messages in, pieces of text out.
+
+These types are plain, frozen and picklable on purpose: they are all that will cross the pipe when the engine moves into
+a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from zephyr_local.errors import InvalidInputError
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+FinishReason = Literal["stop", "length", "cancelled"]
+"""``stop``: end of turn or a stop string; ``length``: max_tokens or the context's end; ``cancelled``: as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What an answer cost; comes with its last piece."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    """Tokens of the rendered chat, the cached ones included."""
+    cached_tokens: int
+    """Of these, how many were still in the KV cache and not computed again."""
+    completion_tokens: int
+    prompt_s: float
+    """Seconds from the request to the first sampled token."""
+    completion_s: float
+    """Seconds from the first sampled token to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of an answer, never an incomplete character.
+
+    ``finish`` is set on the last piece alone, whose text may be empty.
+    """
+
+    text: str
+    finish: Finish | None = None
+
+
+def parse_messages(messages: Iterable[Message | Mapping[str, object]]) -> tuple[Message, ...]:
+    """Turn OpenAI-style mappings (``role``, ``content``) into messages, or say which one is not one."""
+    parsed: list[Message] = []
+    for index, item in enumerate(messages):
+        role: object
+        content: object
+        if isinstance(item, Message):
+            role, content = item.role, item.content
+        else:
+            role, content = item.get("role"), item.get("content")
+        if role not in ROLES:
+            raise InvalidInputError(f"message {index} has the role {role!r}", f"Use one of {', '.join(ROLES)}")
+        if not isinstance(content, str):
+            raise InvalidInputError(
+                f"message {index} has content of type {type(content).__name__}", "Give a string; only text is supported"
+            )
+        parsed.append(Message(role=role, content=content))
+    if not parsed:
+        raise InvalidInputError("there are no messages", "Give at least one message with the role user")
+    return tuple(parsed)

@@ -1,0 +1,93 @@
+"""`zephyr-local inspect FILE`: what a GGUF says about itself, read without any native code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zephyr_local.repl.screen import visible
+
+if TYPE_CHECKING:
+    from zephyr_local.gguf_file import GGUFFile
+
+MAX_VALUE_CHARS = 200
+
+
+@click.command("inspect", short_help="Show a GGUF file's metadata and tensors.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, arrays and texts in full.")
+def command(file: Path, as_json: bool) -> None:
+    """Show FILE's metadata and tensors, and whether this runtime would load it."""
+    from zephyr_local.errors import ModelFileError
+    from zephyr_local.gguf_file import check_runnable, read_gguf
+
+    gguf = read_gguf(file)
+    try:
+        check_runnable(gguf)
+        refusal = None
+    except ModelFileError as error:
+        refusal = str(error)
+    if as_json:
+        click.echo(json.dumps(_as_json(gguf, refusal), ensure_ascii=False, default=_plain))
+    else:
+        _show(gguf, refusal)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    raise TypeError(type(value).__name__)
+
+
+def _as_json(gguf: GGUFFile, refusal: str | None) -> dict[str, object]:
+    return {
+        "path": str(gguf.path),
+        "version": gguf.version,
+        "size_bytes": gguf.size_bytes,
+        "refusal": refusal,
+        "metadata": dict(gguf.metadata),
+        "tensors": [
+            {
+                "name": t.name,
+                "type": t.type_name,
+                "shape": list(t.shape),
+                "offset": t.offset,
+                "size_bytes": t.size_bytes,
+            }
+            for t in gguf.tensors
+        ],
+    }
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, (list, tuple)) or (hasattr(value, "__len__") and not isinstance(value, (str, bytes))):
+        return f"[{len(value)} values]"
+    text = visible(str(value)).replace("\n", "\\n")
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}… ({len(text)} characters)"
+
+
+def _show(gguf: GGUFFile, refusal: str | None) -> None:
+    click.echo(
+        f"{visible(str(gguf.path))}: GGUF {gguf.version}, {gguf.size_bytes:,} bytes, {len(gguf.tensors)} tensors"
+    )
+    click.echo("\nMetadata")
+    width = max((len(key) for key in gguf.metadata), default=0)
+    for key, value in gguf.metadata.items():
+        click.echo(f"  {visible(key):{width}}  {_value_text(value)}")
+    click.echo("\nTensors")
+    width = max((len(tensor.name) for tensor in gguf.tensors), default=0)
+    totals: dict[str, tuple[int, int]] = {}
+    for tensor in gguf.tensors:
+        shape = " × ".join(str(n) for n in tensor.shape)
+        click.echo(
+            f"  {visible(tensor.name):{width}}  {tensor.type_name:5} {shape:>16}  {tensor.size_bytes:>14,} bytes"
+        )
+        count, size = totals.get(tensor.type_name, (0, 0))
+        totals[tensor.type_name] = (count + 1, size + tensor.size_bytes)
+    click.echo("\nTypes")
+    for name, (count, size) in sorted(totals.items(), key=lambda item: -item[1][1]):
+        click.echo(f"  {name:5} {count:5} tensors  {size:>14,} bytes")
+    click.echo(f"\nThis runtime {'loads it' if refusal is None else f'does not load it: {visible(refusal)}'}")

@@ -1,0 +1,109 @@
+"""The `zephyr-local` command: finds the verb, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+
+from zephyr_local.errors import ZephyrError
+
+# A verb is imported when it is used: `chat` must not wait for what `quantize` needs.
+VERBS = {
+    "chat": "Talk with a model in the terminal, or answer once in a pipe.",
+    "inspect": "Show a GGUF file's metadata and tensors.",
+    "quantize": "Turn a Hugging Face checkpoint into a quantized GGUF.",
+}
+
+EXIT_CODES = """\b
+Exit codes: 0 done, 1 failed (the line on stderr says why), 2 wrong usage or value, 3 model not found,
+5 context exceeded, 6 engine failed, 130 interrupted by Ctrl+C.
+"""
+
+
+class LazyVerbs(click.Group):
+    """A group whose commands live in one module each and are imported when called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"zephyr_local.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # From the table above, so that --help imports no verb.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from zephyr_local import __version__
+    from zephyr_local.engine.llama import native_version
+
+    click.echo(f"zephyr-local {__version__}\n{native_version()}")
+    ctx.exit()
+
+
+@click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show versions."
+)
+@click.option("--debug", is_flag=True, help="Show Python's traceback when something fails.")
+@click.pass_context
+def app(ctx: click.Context, debug: bool) -> None:
+    """An aligned Mistral on your own laptop: chat with it offline, or make its GGUF from a checkpoint."""
+    ctx.obj = debug
+
+
+def _report(problem: str) -> None:
+    # A message may quote a path or a piece of a damaged file: nothing of it may move the cursor or end the process.
+    from zephyr_local.repl.screen import visible
+
+    click.echo(f"zephyr-local: error: {visible(problem)}", err=True)
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line (without the program's name) and return its exit code."""
+    debug = "--debug" in argv
+    try:
+        result: Any = app.main(args=argv, prog_name="zephyr-local", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ZephyrError as error:
+        if debug:
+            raise
+        _report(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        if debug:
+            raise
+        click.echo("", err=True)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output left (`| head`). Python would complain again while closing stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        _report(f"{type(error).__name__}: {error}. This is a mistake of ours; --debug before the verb shows where")
+        return 1
+
+
+def main() -> None:
+    """Entry point of the `zephyr-local` script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,20 @@
+"""Text on a terminal: what a model or a file says is shown, never obeyed."""
+
+from __future__ import annotations
+
+import re
+
+# C0 and C1 controls but tab and newline, DEL, and the characters that reorder or hide what follows them.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def _shown(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code < 0x20:
+        return f"^{chr(code + 0x40)}"  # the way terminals have always written them: ^[ for escape
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def visible(text: str) -> str:
+    """``text`` with every control character written out, so that a terminal shows it and does nothing else."""
+    return _UNSAFE.sub(_shown, text)
