@@ -1,0 +1,100 @@
+"""`zephyr-local chat` in a pipe; tests/repl drives it on a terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from tests.cli.command import ROOT, zephyr_local
+
+GREEDY = ("--temperature", "0")
+
+
+def test_answers_once_with_only_the_answer_on_stdout():
+    done = zephyr_local("chat", *GREEDY, stdin="What is the capital of France?\n")
+    assert done.returncode == 0
+    assert "Paris" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert done.stdout.endswith("\n")
+    assert "\x1b" not in done.stdout
+    assert "zephyr-7b-beta" in done.stderr, "without MODEL, one line says how to get the real one"
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_prompt_flag_is_the_same_as_stdin():
+    piped = zephyr_local("chat", *GREEDY, stdin="Who are you?")
+    flagged = zephyr_local("chat", *GREEDY, "--prompt", "Who are you?")
+    assert flagged.stdout == piped.stdout
+    assert flagged.stdout.strip()
+
+
+def test_the_same_seed_gives_the_same_answer():
+    ask = ("chat", "-p", "Tell me about cats.", "--temperature", "1.5", "--seed", "7")
+    assert zephyr_local(*ask).stdout == zephyr_local(*ask).stdout
+
+
+def test_max_tokens_and_stop_end_the_answer():
+    whole = zephyr_local("chat", *GREEDY, "-p", "What is the capital of France?").stdout
+    short = zephyr_local("chat", *GREEDY, "-p", "What is the capital of France?", "--max-tokens", "2").stdout
+    stopped = zephyr_local("chat", *GREEDY, "-p", "What is the capital of France?", "--stop", "Paris").stdout
+    assert len(short) < len(whole)
+    assert whole.startswith(short.rstrip("\n"))
+    assert "Paris" in whole
+    assert "Paris" not in stopped
+
+
+def test_verbose_tells_timings_on_stderr():
+    done = zephyr_local("chat", *GREEDY, "-p", "Hello", "--verbose")
+    assert "first token after" in done.stderr
+    assert "first token after" not in done.stdout
+
+
+def test_a_chat_that_does_not_fit_says_the_numbers():
+    done = zephyr_local("chat", "--n-ctx", "256", stdin="word " * 600)
+    assert done.returncode == 5
+    assert "256" in done.stderr
+    assert done.stdout.strip() == ""
+
+
+def test_stdin_that_is_not_utf8_is_refused():
+    done = zephyr_local("chat", stdin=b"caf\xe9")
+    assert done.returncode == 2
+    assert "not UTF-8" in done.stderr
+
+
+def test_ctrl_c_in_a_pipe_leaves_with_130():
+    # At this temperature every token is as likely as any other, so the answer goes on until it is stopped.
+    endless = ("--temperature", "100", "--top-k", "0", "--top-p", "1", "--seed", "1", "-p", "Hello")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zephyr_local", "chat", *endless],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.read(1)  # the answer has begun
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert b"Traceback" not in stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zephyr_local", "chat", "-p", "Hello", "--temperature", "0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 0
