@@ -22,7 +22,8 @@ MAX_VALUE_CHARS = 200
 def command(file: Path, as_json: bool) -> None:
     """Show FILE's metadata and tensors, and whether this runtime would load it."""
     from zephyr_local.errors import ModelFileError
-    from zephyr_local.gguf_file import check_runnable, read_gguf
+    from zephyr_local.gguf_check import check_runnable
+    from zephyr_local.gguf_file import read_gguf
 
     gguf = read_gguf(file)
     try:
@@ -31,15 +32,9 @@ def command(file: Path, as_json: bool) -> None:
     except ModelFileError as error:
         refusal = str(error)
     if as_json:
-        click.echo(json.dumps(_as_json(gguf, refusal), ensure_ascii=False, default=_plain))
+        click.echo(json.dumps(_as_json(gguf, refusal), ensure_ascii=False))
     else:
         _show(gguf, refusal)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    raise TypeError(type(value).__name__)
 
 
 def _as_json(gguf: GGUFFile, refusal: str | None) -> dict[str, object]:
@@ -63,7 +58,7 @@ def _as_json(gguf: GGUFFile, refusal: str | None) -> dict[str, object]:
 
 
 def _value_text(value: object) -> str:
-    if isinstance(value, (list, tuple)) or (hasattr(value, "__len__") and not isinstance(value, (str, bytes))):
+    if isinstance(value, list):
         return f"[{len(value)} values]"
     text = visible(str(value)).replace("\n", "\\n")
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}… ({len(text)} characters)"

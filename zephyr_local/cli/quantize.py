@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,12 +87,12 @@ def _line_a_step() -> Callable[[Progress], None]:
     return update
 
 
-def _summary(result: ConvertResult, elapsed_s: float) -> str:
+def _summary(target: Path, result: ConvertResult) -> str:
     gib = result.size_bytes / 2**30
     size = f"{gib:.2f} GiB" if gib >= 1 else f"{result.size_bytes / 2**20:.1f} MiB"
     return (
-        f"{result.path}: {size}, {result.n_tensors} tensors, {result.bits_per_weight:.2f} bits a weight, "
-        f"{elapsed_s:.1f} s.\nTalk with it: zephyr-local chat {result.path}"
+        f"{target}: {size}, {result.n_tensors} tensors, {result.bits_per_weight:.2f} bits a weight, "
+        f"{result.elapsed_s:.1f} s.\nTalk with it: zephyr-local chat {shlex.quote(str(target))}"
     )
 
 
@@ -126,9 +126,8 @@ def command(
 
     file_type = FileType.parse(types[0])
     target = output if output is not None else Path(default_target_name(checkpoint, file_type))
-    start_s = time.monotonic()
     with progress_display() as update:
         result = convert_checkpoint(
             checkpoint, target, file_type, ConvertOptions(threads=threads, overwrite=overwrite), update
         )
-    click.echo(_summary(result, time.monotonic() - start_s), err=True)
+    click.echo(_summary(target, result), err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from zephyr_local.chat_types import Finish, Message, Piece
@@ -33,7 +33,7 @@ class Conversation:
         """Forget all turns; the system prompt stays."""
         self._turns.clear()
 
-    def ask(self, question: str) -> Iterator[Piece]:
+    def ask(self, question: str) -> Generator[Piece, None, None]:
         """Yield the answer in pieces, and keep both turns.
 
         An answer that is cut short (the iterator closed, Ctrl+C) keeps what came. Where nothing came, because the
