@@ -1,0 +1,155 @@
+"""A checkpoint folder, opened and checked from its headers alone: nothing of the weights has been read yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from zephyr_local.convert.model_config import ModelConfig, read_config, read_json
+from zephyr_local.convert.safetensors_file import Shard, SourceType, StoredTensor, read_shard
+from zephyr_local.convert.tensor_names import EMBEDDING, IGNORED_ENDINGS, OUTPUT, ExpectedTensor, expected_tensors
+from zephyr_local.convert.vocabulary import Vocabulary, read_vocabulary
+from zephyr_local.errors import CheckpointError
+
+_INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
+_NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that the headers tell; each tensor of `wanted` is in exactly one shard, with its right shape."""
+
+    folder: Path
+    config: ModelConfig
+    vocabulary: Vocabulary
+    shards: tuple[Shard, ...]
+    wanted: dict[str, ExpectedTensor]  # by source name
+
+    @property
+    def wanted_bytes(self) -> int:
+        """Bytes of the tensors that are converted: the shards less their headers and what is skipped."""
+        return sum(t.end - t.begin for shard in self.shards for t in shard.tensors if t.name in self.wanted)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Opens and checks a checkpoint; a CheckpointError says what is wrong with it."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder} {what}; a checkpoint is a folder", "Give the folder with config.json in it")
+    config = read_config(folder)
+    shards = tuple(read_shard(path) for path in _shard_paths(folder))
+    stored = _stored_tensors(shards)
+    _require_index_agrees(folder, shards)
+    wanted = expected_tensors(config, with_output=OUTPUT in stored or not config.tie_word_embeddings)
+    _require_tensors(stored, wanted, config)
+    vocabulary = read_vocabulary(folder, config)
+    return Checkpoint(folder, config, vocabulary, shards, {tensor.source_name: tensor for tensor in wanted})
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    index = folder / _INDEX
+    if index.is_file():
+        names = sorted(set(_weight_map(index).values()))
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise CheckpointError(f"{_INDEX} names the shard {name!r}", "Copy or download the index again")
+            if not (folder / name).is_file():
+                raise CheckpointError(
+                    f"{_INDEX} names {name}, which is not there", "Copy or download the missing shard"
+                )
+        return [folder / name for name in names]
+    found = sorted(path for path in folder.glob("model*.safetensors") if path.is_file())
+    if found:
+        return found
+    pickles = sorted({path.name for pattern in _PICKLES for path in folder.glob(pattern)} - _side_files(folder))
+    if pickles:
+        raise CheckpointError(
+            f"{folder} has its weights as pickles only ({', '.join(pickles[:3])}), and loading a pickle runs its code",
+            "Take the safetensors version, or save it anew with transformers: save_pretrained(safe_serialization=True)",
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds an adapter and no model", "Merge it into its base first: merge_and_unload, save_pretrained"
+        )
+    raise CheckpointError(
+        f"{folder} has no model.safetensors and no {_INDEX}", "Give the folder that save_pretrained wrote"
+    )
+
+
+def _side_files(folder: Path) -> set[str]:
+    return {path.name for pattern in _NOT_WEIGHTS for path in folder.glob(pattern)}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"{_INDEX} has no weight_map of names", "Copy or download the index again")
+    return weight_map
+
+
+def _stored_tensors(shards: tuple[Shard, ...]) -> dict[str, StoredTensor]:
+    stored: dict[str, StoredTensor] = {}
+    where: dict[str, str] = {}
+    for shard in shards:
+        for tensor in shard.tensors:
+            if tensor.name in stored:
+                raise CheckpointError(
+                    f"the tensor {tensor.name} is in {where[tensor.name]} and again in {shard.path.name}",
+                    "Remove the shards that do not belong to this checkpoint, or add its index",
+                )
+            stored[tensor.name] = tensor
+            where[tensor.name] = shard.path.name
+    return stored
+
+
+def _require_index_agrees(folder: Path, shards: tuple[Shard, ...]) -> None:
+    index = folder / _INDEX
+    if not index.is_file():
+        return
+    weight_map = _weight_map(index)
+    stored = {tensor.name: shard.path.name for shard in shards for tensor in shard.tensors}
+    for name, shard_name in weight_map.items():
+        if stored.get(name) != shard_name:
+            there = f"it is in {stored[name]}" if name in stored else "no shard has it"
+            raise CheckpointError(
+                f"{_INDEX} says that {name} is in {shard_name}, and {there}", "Copy or download the checkpoint again"
+            )
+    if extra := sorted(stored.keys() - weight_map.keys()):
+        raise CheckpointError(
+            f"{_INDEX} does not list {_first(extra)}, which its shards hold", "Copy or download the index again"
+        )
+
+
+def _require_tensors(stored: dict[str, StoredTensor], wanted: list[ExpectedTensor], config: ModelConfig) -> None:
+    expected = {tensor.source_name: tensor for tensor in wanted}
+    if missing := [name for name in expected if name not in stored]:
+        tied = " (or tie_word_embeddings in config.json)" if missing == [OUTPUT] else ""
+        raise CheckpointError(
+            f"the checkpoint lacks {_first(missing)}{tied}",
+            "Copy or download its shards again; config.json must fit them",
+        )
+    extra = [name for name in stored if name not in expected and not name.endswith(IGNORED_ENDINGS)]
+    if extra:
+        raise CheckpointError(
+            f"the checkpoint holds {_first(extra)}, which a {config.architecture} of {config.n_layers} layers has not",
+            "Check that config.json belongs to these weights; adapters must be merged first",
+        )
+    for name, tensor in expected.items():
+        found = stored[name]
+        if found.shape != tensor.shape:
+            hint = ": vocab_size does not match the embedding" if name in (EMBEDDING, OUTPUT) else ""
+            raise CheckpointError(
+                f"{name} has shape {list(found.shape)}, and config.json means {list(tensor.shape)}{hint}",
+                "Check that config.json belongs to these weights",
+            )
+        if found.dtype not in SourceType.__members__:
+            raise CheckpointError(
+                f"{name} is stored as {found.dtype}; BF16, F16 and F32 can be converted",
+                "Save the checkpoint in one of these types",
+            )
+
+
+def _first(names: list[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

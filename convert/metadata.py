@@ -1,0 +1,228 @@
+"""Keys and values of the GGUF, as llama.cpp's converter writes them, plus where the weights came from.
+
+The keys of the model and their order follow conversion/base.py and conversion/llama.py of llama.cpp 0c1e57098
+(`prepare_metadata`, `set_gguf_parameters`); the `general.*` keys come from gguf-py's own `Metadata`, which reads the
+model card. Keys that llama.cpp does not have are all under `zephyr_local.`, and listed in docs/design/conversion.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from zephyr_local.convert.model_config import ModelConfig, read_json
+from zephyr_local.convert.vocabulary import Vocabulary
+from zephyr_local.errors import CheckpointError
+from zephyr_local.quantize.gguf_header import MetadataValue, ValueType, text
+from zephyr_local.quantize.types import FileType
+
+_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
+_UNKNOWN_SHA256 = "0" * 64
+_YARN_KEYS = {
+    "extrapolation_factor": "add_rope_scaling_yarn_ext_factor",
+    "attention_factor": "add_rope_scaling_yarn_attn_factor",
+    "attn_factor": "add_rope_scaling_yarn_attn_factor",
+    "beta_fast": "add_rope_scaling_yarn_beta_fast",
+    "beta_slow": "add_rope_scaling_yarn_beta_slow",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The shards and their SHA-256, which is zeros of the same length until they have been read."""
+
+    names: tuple[str, ...]
+    digests: tuple[str, ...]
+
+    @classmethod
+    def unknown(cls, names: Sequence[str]) -> Provenance:
+        """What stands in the header while the shards are being read."""
+        return cls(tuple(names), (_UNKNOWN_SHA256,) * len(names))
+
+    @property
+    def manifest(self) -> str:
+        """One line a shard, as sha256sum writes and checks it."""
+        return "".join(f"{digest}  {name}\n" for name, digest in zip(self.names, self.digests, strict=True))
+
+    @property
+    def sha256(self) -> str:
+        """That of the one shard, or of the manifest where there are several."""
+        if len(self.digests) == 1:
+            return self.digests[0]
+        if _UNKNOWN_SHA256 in self.digests:
+            return _UNKNOWN_SHA256
+        return hashlib.sha256(self.manifest.encode()).hexdigest()
+
+    def keys(self) -> dict[str, MetadataValue]:
+        """The closed list of keys that llama.cpp's converter does not write."""
+        return {
+            "zephyr_local.version": text(importlib.metadata.version("zephyr-local")),
+            "zephyr_local.source.sha256": text(self.sha256),
+            "zephyr_local.source.manifest": text(self.manifest),
+        }
+
+
+def checkpoint_name(folder: Path) -> str:
+    """The model's name: the folder's, or the repository's where the folder is a snapshot of the hub's cache."""
+    folder = Path(os.path.normpath(folder.absolute()))  # not resolve: a link's own name says more
+    if not _SNAPSHOT.fullmatch(folder.name):
+        return folder.name or "model"
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.split("--")[-1]
+    config = folder / "config.json"
+    name = str(read_json(config).get("_name_or_path") or "") if config.is_file() else ""
+    return name.rstrip("/").split("/")[-1] or folder.name
+
+
+def build_metadata(
+    folder: Path, config: ModelConfig, vocabulary: Vocabulary, file_type: FileType, n_weights: int
+) -> dict[str, MetadataValue]:
+    """Every key that llama.cpp's converter writes, in its order; it then adds none of ours."""
+    writer = gguf.GGUFWriter(path=None, arch="llama")  # collects keys; nothing is written through it
+    try:
+        writer.add_type(gguf.GGUFType.MODEL)
+        _general(folder, n_weights).set_gguf_meta_model(writer)
+        _model_keys(writer, config, file_type)
+        _vocabulary_keys(writer, folder, vocabulary)
+        # numbers of the wrong kind in the model card or generation_config.json show when they are packed
+        values = {key: _value(value) for key, value in writer.kv_data[0].items()}
+        for key, value in values.items():
+            _require_packable(key, value)
+    except CheckpointError:
+        raise
+    except Exception as error:  # gguf-py's readers of side files raise whatever the file makes them raise
+        raise CheckpointError(
+            f"README.md, generation_config.json or tokenizer_config.json cannot be understood ({error!r})",
+            "Correct the file, or move it out of the folder if the model does not need it",
+        ) from error
+    return values
+
+
+def _general(folder: Path, n_weights: int) -> gguf.Metadata:
+    metadata = gguf.Metadata.load(None, folder, None, n_weights)
+    if _SNAPSHOT.fullmatch(folder.name):
+        _name_after_repository(metadata, folder, n_weights)
+    if metadata.name is None:
+        metadata.name = checkpoint_name(folder)
+    if metadata.size_label is None:
+        metadata.size_label = gguf.size_label(n_weights, n_weights, 0, 0)
+    if metadata.sampling_penalty_repeat is None:  # read by gguf-py after 0.19
+        penalty = gguf.Metadata.load_generation_config(folder).get("repetition_penalty")
+        metadata.sampling_penalty_repeat = penalty
+    return metadata
+
+
+def _name_after_repository(metadata: gguf.Metadata, folder: Path, n_weights: int) -> None:
+    """gguf-py takes the name from the folder: in the hub's cache that is a commit, so the repository's is taken."""
+    hashed = gguf.Metadata.get_model_id_components(folder.name, n_weights)
+    named = gguf.Metadata.get_model_id_components(checkpoint_name(folder), n_weights)
+    fields = ("name", "organization", "basename", "finetune", "version", "size_label")
+    for key, of_hash, of_name in zip(fields, hashed, named, strict=True):
+        current = getattr(metadata, key)
+        if key == "name":
+            of_hash, of_name = (_title(part) for part in (of_hash, of_name))
+        if current is None or current == of_hash:
+            setattr(metadata, key, of_name)
+
+
+def _title(name: str | None) -> str | None:
+    return str(gguf.Metadata.id_to_title(name)) if name else name  # type: ignore[no-untyped-call]
+
+
+def _model_keys(writer: gguf.GGUFWriter, config: ModelConfig, file_type: FileType) -> None:
+    writer.add_block_count(config.n_layers)
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.ffn_size)
+    writer.add_head_count(config.n_heads)
+    writer.add_head_count_kv(config.n_kv_heads)
+    if config.rope_scaling is not None:
+        scaling = config.rope_scaling
+        writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
+        writer.add_rope_scaling_factor(scaling.factor)
+        if scaling.original_context is not None:
+            writer.add_rope_scaling_orig_ctx_len(scaling.original_context)
+        for name, value in reversed(scaling.yarn):  # so that attention_factor wins over attn_factor
+            if (method := _YARN_KEYS[name]) and not _has_key(writer, method):
+                getattr(writer, method)(value)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_file_type(file_type.ftype)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+
+def _has_key(writer: gguf.GGUFWriter, method: str) -> bool:
+    return f"llama.rope.scaling.{method.removeprefix('add_rope_scaling_')}" in writer.kv_data[0]
+
+
+def _vocabulary_keys(writer: gguf.GGUFWriter, folder: Path, vocabulary: Vocabulary) -> None:
+    if vocabulary.add_space_prefix is not None:
+        writer.add_add_space_prefix(vocabulary.add_space_prefix)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_scores(vocabulary.scores)
+    writer.add_token_types([int(kind) for kind in vocabulary.kinds])
+    special = gguf.SpecialVocab(folder, n_vocab=len(vocabulary.tokens))
+    _fill_special(special, folder, vocabulary)
+    special.add_to_gguf(writer, quiet=True)
+
+
+def _fill_special(special: gguf.SpecialVocab, folder: Path, vocabulary: Vocabulary) -> None:
+    """What gguf-py misses: ids that only tokenizer_config.json's texts or the SentencePiece model tell."""
+    from_pieces = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id}
+    for name in ("bos", "eos", "pad"):
+        if name in special.special_token_ids:
+            continue
+        content = vocabulary.special_texts.get(name)
+        if content is not None and content in vocabulary.tokens:
+            special.special_token_ids[name] = vocabulary.tokens.index(content)
+        elif (token_id := from_pieces.get(name)) is not None:
+            special.special_token_ids[name] = token_id
+    if vocabulary.unk_id not in (None, 0):  # 0 is what llama.cpp takes by itself
+        special.special_token_ids.setdefault("unk", vocabulary.unk_id)
+    template = folder / "chat_template.jinja"
+    if special.chat_template is None and template.is_file():  # gguf-py looks only beside a tokenizer_config.json
+        special.chat_template = template.read_text(encoding="utf-8")
+
+
+def _value(entry: Any) -> MetadataValue:  # noqa: ANN401  (gguf-py's GGUFValue)
+    kind = ValueType(entry.type)
+    if kind is not ValueType.ARRAY:
+        return MetadataValue(kind, entry.value)
+    values = [value.decode("utf-8") if isinstance(value, bytes) else value for value in entry.value]
+    element = entry.sub_type if entry.sub_type is not None else gguf.GGUFValueType.get_type(values[0])
+    return MetadataValue(kind, values, ValueType(element))
+
+
+def _require_packable(key: str, value: MetadataValue) -> None:
+    try:
+        value.pack()
+    except (struct.error, TypeError, ValueError, UnicodeEncodeError) as error:
+        raise CheckpointError(
+            f"the value of {key} is {str(value.value)[:80]!r}, which the GGUF cannot hold ({error})",
+            "Correct it in README.md, generation_config.json or config.json",
+        ) from error
+
+
+def with_provenance(metadata: Mapping[str, MetadataValue], provenance: Provenance) -> dict[str, MetadataValue]:
+    """All keys of the file: ours right after `general.architecture`, so that they stand in its first bytes."""
+    keys = list(metadata)
+    merged = {key: metadata[key] for key in keys[:1]}
+    merged.update(provenance.keys())
+    merged.update({key: metadata[key] for key in keys[1:]})
+    return merged

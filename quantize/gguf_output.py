@@ -1,0 +1,297 @@
+"""A GGUF file that is whole or absent: temporary name, read-back, atomic rename.
+
+The temporary file is `<target>.<16 hex digits>.part` in the target's folder. While a process writes it, that process
+holds a lock on it, so a later run can tell a dead leftover from another run's work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from zephyr_local.errors import OutputError
+from zephyr_local.quantize.encode import WrittenRange
+from zephyr_local.quantize.gguf_header import TensorPlace
+
+try:
+    import fcntl
+except ImportError:  # Windows: there an open file cannot be deleted, which serves as the lock
+    fcntl = None  # type: ignore[assignment]
+
+MARK = b"zephyr_local."
+"""What the first kilobytes of every file that we write contain: keys of ours."""
+
+_HEAD_BYTES = 1 << 16
+_READ_BYTES = 4 << 20
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
+
+
+def require_writable_target(target: Path, *, overwrite: bool) -> None:
+    """Refuses a target that cannot become the output, as far as that can be known before writing."""
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder", "Give the name of a file, such as model-Q4_K_M.gguf")
+    if os.path.lexists(target) and not overwrite:
+        raise OutputError(f"{target} exists already", "Give another name, or --overwrite to replace it")
+    folder = target.parent
+    if not folder.is_dir():
+        raise OutputError(f"the folder {folder} does not exist", "Create it, or write somewhere else")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"the folder {folder} cannot be written to", "Change its permissions, or write somewhere else"
+        )
+
+
+def require_free_space(folder: Path, needed_bytes: int) -> None:
+    """Refuses an output that the disk cannot hold."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise OutputError(
+            f"{folder} has {_readable(free)} free, and the output needs {_readable(needed_bytes)}",
+            "Free some space, write to another disk, or choose a smaller type",
+        )
+
+
+def _readable(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.2f} MB"
+
+
+def remove_dead_leftovers(target: Path) -> list[Path]:
+    """Deletes temporary files for this target that a killed run of ours left behind; returns their names.
+
+    A file counts as ours by its name and by our keys at its head (or by being empty: killed before the first write),
+    and as dead if nobody holds its lock.
+    """
+    pattern = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.part")
+    removed = []
+    for path in sorted(target.parent.iterdir()):
+        if pattern.fullmatch(path.name) and not path.is_symlink() and path.is_file():
+            with contextlib.suppress(OSError):
+                if _remove_if_dead(path):
+                    removed.append(path)
+    return removed
+
+
+def _remove_if_dead(path: Path) -> bool:
+    with path.open("rb") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its writer lives
+        head = file.read(_HEAD_BYTES)
+        if head and not (head.startswith(b"GGUF") and MARK in head):
+            return False
+        if fcntl is not None:
+            path.unlink()  # under the lock, so that a writer which has just created it notices
+            return True
+    path.unlink()
+    return True
+
+
+class OutputFile:
+    """The temporary file on its way to becoming `target`; a context manager that leaves nothing behind but success."""
+
+    def __init__(self, target: Path, size_bytes: int, *, overwrite: bool) -> None:
+        self._target = target
+        self._size_bytes = size_bytes
+        self._overwrite = overwrite
+        self._path: Path | None = None
+        self._fd = -1
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        try:
+            with self._explained():
+                self._create()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._discard()
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Writes at a place in the file; threads may call it at once."""
+        view = memoryview(data).cast("B")
+        with self._explained():
+            while len(view) > 0:
+                done = self._write_some(offset, view)
+                offset += done
+                view = view[done:]
+
+    def reserve(self) -> None:
+        """Takes the whole size from the disk now, so that a full disk is met before the work and not during it."""
+        with self._explained():
+            if hasattr(os, "posix_fallocate"):
+                try:
+                    os.posix_fallocate(self._fd, 0, self._size_bytes)
+                    return
+                except OSError as error:
+                    if error.errno in _NO_ROOM:
+                        raise
+            os.ftruncate(self._fd, self._size_bytes)  # the file system cannot reserve
+
+    def verify(self, ranges: Iterable[WrittenRange], on_range: Callable[[WrittenRange], None] | None = None) -> None:
+        """Reads back what was written and compares it."""
+        with self._explained():
+            os.fsync(self._fd)
+            for written in ranges:
+                if self._crc32_of(written.offset, written.size_bytes) != written.crc32:
+                    raise OutputError(
+                        f"{written.tensor} reads back otherwise than it was written to {self._target}",
+                        "The disk or the memory is failing: write to another disk",
+                    )
+                if on_range is not None:
+                    on_range(written)
+
+    @property
+    def path(self) -> Path:
+        """The temporary file, for a reader that opens it by name."""
+        assert self._path is not None
+        return self._path
+
+    def commit(self) -> None:
+        """Gives the file its name: from here on it is the output."""
+        with self._explained():
+            os.fsync(self._fd)
+            assert self._path is not None
+            if os.name == "nt":  # an open file cannot be renamed there
+                self._close()
+            if self._overwrite:
+                self._path.replace(self._target)
+            else:
+                self._name_without_overwriting(self._path)
+            self._path = None
+            self._close()
+            _fsync_folder(self._target.parent)
+
+    def _create(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        while True:
+            self._path = self._target.with_name(f"{self._target.name}.{secrets.token_hex(8)}.part")
+            self._fd = os.open(self._path, flags, 0o666)
+            if fcntl is None:
+                return
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._path.stat().st_ino == os.fstat(self._fd).st_ino:
+                    return
+            except (BlockingIOError, FileNotFoundError):
+                pass  # another run took it for a leftover in the instant before the lock
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                    raise
+                return  # a file system without locks: leftovers stay there for the user to delete
+            self._discard()
+
+    def _write_some(self, offset: int, view: memoryview) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._fd, view, offset)
+        with self._lock:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            return os.write(self._fd, view)
+
+    def _crc32_of(self, offset: int, size: int) -> int:
+        crc = 0
+        while size > 0:
+            with self._lock:
+                os.lseek(self._fd, offset, os.SEEK_SET)
+                piece = os.read(self._fd, min(size, _READ_BYTES))
+            if not piece:
+                break
+            crc = zlib.crc32(piece, crc)
+            offset += len(piece)
+            size -= len(piece)
+        return crc
+
+    def _name_without_overwriting(self, path: Path) -> None:
+        if os.name == "nt":
+            path.rename(self._target)  # fails there if the target exists
+            return
+        try:
+            os.link(path, self._target)
+        except FileExistsError:
+            raise OutputError(
+                f"{self._target} appeared while the output was being written", "Give another name, or --overwrite"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES):
+                raise
+            if os.path.lexists(self._target):  # no hard links here (FAT, some network shares): a small race remains
+                raise OutputError(
+                    f"{self._target} appeared while the output was being written", "Give another name, or --overwrite"
+                ) from None
+            path.replace(self._target)
+        else:
+            path.unlink()
+
+    def _discard(self) -> None:
+        self._close()
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            self._path = None
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns an OSError of the output into one that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise _explain(error, self._target) from error
+
+
+def _explain(error: OSError, target: Path) -> OutputError:
+    reason = error.strerror or str(error)
+    if error.errno == errno.EFBIG:
+        return OutputError(
+            f"{target} cannot be written: {reason} (a limit of the file system, or of this process: ulimit -f)",
+            "Write to another file system, raise the limit, or choose a smaller type",
+        )
+    if error.errno in _NO_ROOM:
+        return OutputError(
+            f"{target} cannot be written: {reason}", "Free some space, write to another disk, or choose a smaller type"
+        )
+    return OutputError(f"{target} cannot be written: {reason}", "Check the folder's permissions and the disk")
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse it
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def require_same_tensors(path: Path, expected: Sequence[TensorPlace]) -> None:
+    """Reads the finished file with the runtime's own reader and compares every name, shape, type and offset."""
+    from zephyr_local.gguf_check import check_runnable
+    from zephyr_local.gguf_file import read_gguf
+
+    found = read_gguf(path)
+    check_runnable(found)
+    stored = [(t.name, t.shape, t.type_name, t.offset, t.size_bytes) for t in found.tensors]
+    wanted = [(t.name, tuple(reversed(t.shape)), t.kind.name, t.offset, t.size_bytes) for t in expected]
+    if stored != wanted:
+        raise OutputError(
+            f"the header of {path} reads back otherwise than it was written",
+            "The disk or the memory is failing: write to another disk",
+        )
