@@ -1,0 +1,178 @@
+"""Builds GGUF files byte by byte: a valid tiny llama model with random weights, and any damage that a test wants."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CODES = {"u8": (0, "B"), "i8": (1, "b"), "u16": (2, "H"), "i16": (3, "h"), "u32": (4, "I"), "i32": (5, "i")}
+CODES |= {"f32": (6, "f"), "bool": (7, "B"), "u64": (10, "Q"), "i64": (11, "q"), "f64": (12, "d")}
+F32, F16 = 0, 1
+
+Typed = tuple[str, Any]  # ("u32", 5), ("str", "x"), ("array[f32]", [...])
+
+
+def pack_string(text: str | bytes) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(data)) + data
+
+
+def pack_value(type_name: str, value: Any) -> bytes:
+    if type_name == "str":
+        return struct.pack("<I", 8) + pack_string(value)
+    if type_name == "array[str]":
+        return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(pack_string, value))
+    if type_name.startswith("array["):
+        code, letter = CODES[type_name[6:-1]]
+        return struct.pack(f"<IIQ{len(value)}{letter}", 9, code, len(value), *value)
+    code, letter = CODES[type_name]
+    return struct.pack("<I" + letter, code, value)
+
+
+@dataclass
+class Tensor:
+    name: str
+    shape: tuple[int, ...]  # as stored: row length first
+    data: bytes
+    type_id: int = F32
+    offset: int | None = None  # None: right behind the tensor before
+
+
+@dataclass
+class TinyModel:
+    """The parts of a GGUF; change any of them, then ``build``."""
+
+    metadata: dict[str, Typed] = field(default_factory=dict)
+    tensors: list[Tensor] = field(default_factory=list)
+    version: int = 3
+    alignment: int = 32
+    magic: bytes = b"GGUF"
+    n_tensors: int | None = None
+    n_pairs: int | None = None
+    extra_pairs: bytes = b""
+    n_extra_pairs: int = 0
+    tail: bytes = b""
+
+    def tensor(self, name: str) -> Tensor:
+        return next(t for t in self.tensors if t.name == name)
+
+    def build(self) -> bytes:
+        out = bytearray(self.magic)
+        n_tensors = len(self.tensors) if self.n_tensors is None else self.n_tensors
+        n_pairs = len(self.metadata) + self.n_extra_pairs if self.n_pairs is None else self.n_pairs
+        out += struct.pack("<IQQ", self.version, n_tensors, n_pairs)
+        for key, (type_name, value) in self.metadata.items():
+            out += pack_string(key) + pack_value(type_name, value)
+        out += self.extra_pairs
+        offset, blob = 0, bytearray()
+        for tensor in self.tensors:
+            at = offset if tensor.offset is None else tensor.offset
+            out += pack_string(tensor.name) + struct.pack("<I", len(tensor.shape))
+            out += struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape) + struct.pack("<IQ", tensor.type_id, at)
+            padded = tensor.data + b"\0" * (-len(tensor.data) % self.alignment)
+            blob += padded
+            offset += len(padded)
+        out += b"\0" * (-len(out) % self.alignment)
+        return bytes(out + blob) + self.tail
+
+    def write(self, path: Path) -> Path:
+        path.write_bytes(self.build())
+        return path
+
+
+def vocabulary(extra: Iterable[str] = ()) -> tuple[list[str], list[float], list[int]]:
+    """Tokens, scores and types: <unk> <s> </s>, the 256 bytes, then ``extra``, letters and a few words."""
+    tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
+    types = [2, 3, 3] + [6] * 256
+    scores = [0.0] * len(tokens)
+    pieces = list(extra)
+    pieces += ["▁", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJ.,!?<>|/é日"]
+    pieces += ["▁t", "▁a", "he", "▁the", "in", "er", "an"]
+    for rank, piece in enumerate(dict.fromkeys(pieces)):
+        tokens.append(piece)
+        types.append(1)
+        scores.append(-float(rank) if len(piece) > 1 else -1000.0 - rank)
+    return tokens, scores, types
+
+
+def tiny_model(
+    *,
+    seed: int = 0,
+    n_embd: int = 32,
+    n_head: int = 4,
+    n_head_kv: int = 2,
+    n_block: int = 2,
+    n_ff: int = 64,
+    n_ctx_train: int = 512,
+    name: str = "zephyr test",
+    template: str | None = None,
+    extra_tokens: Sequence[str] = (),
+    vocab: tuple[list[str], list[float], list[int]] | None = None,
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> TinyModel:
+    """A valid llama-architecture model with random F32 weights; ``weights`` replaces some, as (n_out, n_in)."""
+    tokens, scores, types = vocab or vocabulary(extra_tokens)
+    model = TinyModel()
+    model.metadata = {
+        "general.architecture": ("str", "llama"),
+        "general.name": ("str", name),
+        "llama.context_length": ("u32", n_ctx_train),
+        "llama.embedding_length": ("u32", n_embd),
+        "llama.block_count": ("u32", n_block),
+        "llama.feed_forward_length": ("u32", n_ff),
+        "llama.attention.head_count": ("u32", n_head),
+        "llama.attention.head_count_kv": ("u32", n_head_kv),
+        "llama.attention.layer_norm_rms_epsilon": ("f32", 1e-5),
+        "llama.rope.dimension_count": ("u32", n_embd // n_head),
+        "llama.rope.freq_base": ("f32", 10000.0),
+        "llama.vocab_size": ("u32", len(tokens)),
+        "tokenizer.ggml.model": ("str", "llama"),
+        "tokenizer.ggml.tokens": ("array[str]", tokens),
+        "tokenizer.ggml.scores": ("array[f32]", scores),
+        "tokenizer.ggml.token_type": ("array[i32]", types),
+        "tokenizer.ggml.bos_token_id": ("u32", 1),
+        "tokenizer.ggml.eos_token_id": ("u32", 2),
+        "tokenizer.ggml.unknown_token_id": ("u32", 0),
+        "tokenizer.ggml.add_bos_token": ("bool", True),
+    }
+    if template is not None:
+        model.metadata["tokenizer.chat_template"] = ("str", template)
+    random = np.random.default_rng(seed)
+    n_kv = n_embd // n_head * n_head_kv
+
+    def add(tensor_name: str, *shape: int) -> None:
+        if weights is not None and tensor_name in weights:
+            data = np.asarray(weights[tensor_name], "<f4")
+        elif len(shape) == 1:
+            data = np.ones(shape, "<f4")
+        else:
+            data = (random.standard_normal(shape[::-1]) * 2 / np.sqrt(shape[0])).astype("<f4")
+        model.tensors.append(Tensor(tensor_name, shape, data.tobytes()))
+
+    add("token_embd.weight", n_embd, len(tokens))
+    for block in range(n_block):
+        b = f"blk.{block}."
+        add(b + "attn_norm.weight", n_embd)
+        add(b + "attn_q.weight", n_embd, n_embd)
+        add(b + "attn_k.weight", n_embd, n_kv)
+        add(b + "attn_v.weight", n_embd, n_kv)
+        add(b + "attn_output.weight", n_embd, n_embd)
+        add(b + "ffn_norm.weight", n_embd)
+        add(b + "ffn_gate.weight", n_embd, n_ff)
+        add(b + "ffn_up.weight", n_embd, n_ff)
+        add(b + "ffn_down.weight", n_ff, n_embd)
+    add("output_norm.weight", n_embd)
+    add("output.weight", n_embd, len(tokens))
+    return model
+
+
+def vocab_only_model(vocab: tuple[list[str], list[float], list[int]]) -> TinyModel:
+    """A GGUF with a vocabulary and no tensors, which llama.cpp loads with ``vocab_only``."""
+    model = tiny_model(vocab=vocab, n_block=1)
+    model.tensors = []
+    return model

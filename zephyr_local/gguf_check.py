@@ -1,0 +1,291 @@
+"""Decides whether a GGUF may be handed to native code: an allow-list for the llama architecture with SentencePiece.
+
+llama.cpp trusts a header once it parses: a missing byte token, a norm that is not F32 or a block count of 0 end the
+process instead of raising. So this asks for exactly what the runtime relies on, and refuses what it does not know: keys
+under ``llama.`` and ``tokenizer.`` steer native code, all other prefixes are only text to it. The rules were found by
+loading some five thousand mutated files; NaN weights are left to ``EngineSettings.check_tensors``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from zephyr_local.errors import ModelFileError
+from zephyr_local.gguf_file import DOWNLOAD_AGAIN, GGUFFile, TensorInfo
+
+RUNNABLE_TYPES: Final = frozenset(
+    {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"}
+    | {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
+)
+MAX_TOKENS: Final = 1 << 20
+MAX_TOKEN_BYTES: Final = 512
+MAX_TEMPLATE_BYTES: Final = 64 << 10
+TAIL_BYTES: Final = 65536  # after the last tensor: padding, nothing else
+MIN_TOKENS: Final = 3 + 256  # unknown, start, end, and a token for each byte
+
+CONTROL, BYTE = 3, 6  # llama.cpp's llama_token_type
+N_TOKEN_TYPES: Final = 6
+_BYTE_TEXT = re.compile(r"<0x[0-9A-F]{2}>\Z")
+_OTHER_MODEL: Final = "Use a GGUF of Zephyr, Mistral or another model of the llama architecture with SentencePiece"
+_REBUILD: Final = "Get the file from another source, or convert the checkpoint again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a key's value must be: its GGUF type, and a range or a choice."""
+
+    type_name: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    required: bool = False
+
+
+def _u32(low: int, high: int, *, required: bool = False) -> _Rule:
+    return _Rule("u32", low, high, required=required)
+
+
+def _f32(low: float, high: float, *, required: bool = False) -> _Rule:
+    return _Rule("f32", low, high, required=required)
+
+
+def _choice(*choices: str, required: bool = False) -> _Rule:
+    return _Rule("str", choices=choices, required=required)
+
+
+_TOKEN_ID: Final = _u32(0, MAX_TOKENS - 1)
+_FLAG: Final = _Rule("bool")
+
+RULES: Final[Mapping[str, _Rule]] = {
+    "general.architecture": _choice("llama", required=True),
+    "general.type": _choice("model"),
+    "general.alignment": _u32(32, 32),
+    "general.file_type": _u32(0, 1100),
+    "general.quantization_version": _u32(2, 2),
+    "general.name": _Rule("str"),
+    "general.basename": _Rule("str"),
+    "llama.context_length": _u32(1, 1 << 20, required=True),
+    "llama.embedding_length": _u32(1, 1 << 16, required=True),
+    "llama.block_count": _u32(1, 512, required=True),
+    "llama.feed_forward_length": _u32(1, 1 << 20, required=True),
+    "llama.attention.head_count": _u32(1, 1024, required=True),
+    "llama.attention.head_count_kv": _u32(1, 1024),
+    "llama.attention.layer_norm_rms_epsilon": _f32(1e-12, 1e-1, required=True),
+    "llama.attention.key_length": _u32(2, 1024),
+    "llama.attention.value_length": _u32(2, 1024),
+    "llama.attention.sliding_window": _u32(0, 1 << 20),
+    "llama.rope.dimension_count": _u32(2, 1024),
+    "llama.rope.freq_base": _f32(1.0, 1e9),
+    "llama.rope.scaling.type": _choice("none", "linear", "yarn"),
+    "llama.rope.scaling.factor": _f32(1e-3, 1e4),
+    "llama.rope.scaling.original_context_length": _u32(1, 1 << 20),
+    "llama.rope.scaling.attn_factor": _f32(1e-3, 1e3),
+    "llama.vocab_size": _u32(1, MAX_TOKENS),
+    "tokenizer.ggml.model": _choice("llama", required=True),
+    "tokenizer.ggml.pre": _Rule("str"),
+    "tokenizer.ggml.tokens": _Rule("array[str]", required=True),
+    "tokenizer.ggml.scores": _Rule("array[f32]", required=True),
+    "tokenizer.ggml.token_type": _Rule("array[i32]", required=True),
+    "tokenizer.ggml.merges": _Rule("array[str]"),
+    "tokenizer.ggml.bos_token_id": _u32(0, MAX_TOKENS - 1, required=True),
+    "tokenizer.ggml.eos_token_id": _u32(0, MAX_TOKENS - 1, required=True),
+    "tokenizer.ggml.unknown_token_id": _TOKEN_ID,
+    "tokenizer.ggml.padding_token_id": _TOKEN_ID,
+    "tokenizer.ggml.eot_token_id": _TOKEN_ID,
+    "tokenizer.ggml.eom_token_id": _TOKEN_ID,
+    "tokenizer.ggml.seperator_token_id": _TOKEN_ID,  # llama.cpp's spelling
+    "tokenizer.ggml.mask_token_id": _TOKEN_ID,
+    "tokenizer.ggml.cls_token_id": _TOKEN_ID,
+    "tokenizer.ggml.add_bos_token": _FLAG,
+    "tokenizer.ggml.add_eos_token": _FLAG,
+    "tokenizer.ggml.add_space_prefix": _FLAG,
+    "tokenizer.ggml.remove_extra_whitespaces": _FLAG,
+    "tokenizer.chat_template": _Rule("str"),
+}
+_GUARDED_PREFIXES: Final = ("llama.", "tokenizer.", "split.")
+
+
+def check_runnable(gguf: GGUFFile) -> None:
+    """Raise ModelFileError, naming the key or tensor, its value and the limit, unless llama.cpp can safely load it."""
+    _Check(gguf).run()
+
+
+class _Check:
+    def __init__(self, gguf: GGUFFile) -> None:
+        self._gguf = gguf
+
+    def run(self) -> None:
+        # The architecture first: for another one every later complaint would only confuse.
+        self._check_rule("general.architecture", RULES["general.architecture"])
+        if "split.count" in self._gguf.metadata:
+            raise self._refused("it is one part of a split model", "Join the parts with llama-gguf-split --merge")
+        for key, rule in RULES.items():
+            self._check_rule(key, rule)
+        for key in self._gguf.metadata:
+            if key.startswith(_GUARDED_PREFIXES) and key not in RULES:
+                raise self._refused(f"the key {key} is not known for this architecture", _OTHER_MODEL)
+        n_tokens = self._check_vocabulary()
+        self._check_tensors(n_tokens)
+
+    # --- keys ---
+
+    def _check_rule(self, key: str, rule: _Rule) -> None:
+        gguf = self._gguf
+        if key not in gguf.metadata:
+            if rule.required:
+                raise self._refused(f"the key {key} is missing", _REBUILD)
+            return
+        value, type_name = gguf.metadata[key], gguf.value_types[key]
+        if type_name != rule.type_name:
+            raise self._refused(f"{key} has the type {type_name}; it must be {rule.type_name}", _REBUILD)
+        if rule.choices and value not in rule.choices:
+            raise self._refused(f"{key} is {str(value)[:60]!r}; it must be {' or '.join(rule.choices)}", _OTHER_MODEL)
+        if rule.type_name in ("u32", "f32"):
+            assert isinstance(value, int | float)
+            if not rule.low <= value <= rule.high:  # NaN is refused too
+                raise self._refused(f"{key} is {value}, outside {rule.low:g} to {rule.high:g}", _REBUILD)
+
+    def _int(self, key: str, default: int = 0) -> int:
+        value = self._gguf.metadata.get(key, default)
+        assert isinstance(value, int)
+        return value
+
+    # --- vocabulary ---
+
+    def _check_vocabulary(self) -> int:
+        """Check the tokens and everything that points at them; return how many there are."""
+        prefix = "tokenizer.ggml."
+        tokens: Sequence[str] = self._gguf.metadata[prefix + "tokens"]  # type: ignore[assignment]
+        scores: Sequence[float] = self._gguf.metadata[prefix + "scores"]  # type: ignore[assignment]
+        types: Sequence[int] = self._gguf.metadata[prefix + "token_type"]  # type: ignore[assignment]
+        n_tokens = len(tokens)
+        if not MIN_TOKENS <= n_tokens <= MAX_TOKENS:
+            raise self._refused(f"it has {n_tokens} tokens, outside {MIN_TOKENS} to {MAX_TOKENS}", _OTHER_MODEL)
+        for key, length in (("scores", len(scores)), ("token_type", len(types))):
+            if length != n_tokens:
+                raise self._refused(f"{prefix}{key} has {length} entries for {n_tokens} tokens", _REBUILD)
+        if self._int("llama.vocab_size", n_tokens) != n_tokens:
+            raise self._refused(f"llama.vocab_size is {self._int('llama.vocab_size')} for {n_tokens} tokens", _REBUILD)
+        self._check_tokens(tokens, types)
+        if not all(map(math.isfinite, scores)):
+            raise self._refused(f"{prefix}scores has a value that is not finite", _REBUILD)
+        self._check_special_ids(n_tokens, types)
+        template = self._gguf.text("tokenizer.chat_template")
+        if len(template.encode()) > MAX_TEMPLATE_BYTES:
+            raise self._refused(f"tokenizer.chat_template is longer than {MAX_TEMPLATE_BYTES} bytes", _REBUILD)
+        return n_tokens
+
+    def _check_tokens(self, tokens: Sequence[str], types: Sequence[int]) -> None:
+        where = "tokenizer.ggml.tokens"
+        for index, (text, type_id) in enumerate(zip(tokens, types, strict=True)):
+            if not text or "\0" in text or len(text) > MAX_TOKEN_BYTES or len(text.encode()) > MAX_TOKEN_BYTES:
+                raise self._refused(
+                    f"{where}[{index}] is empty, longer than {MAX_TOKEN_BYTES} bytes, or contains NUL", _REBUILD
+                )
+            if not 1 <= type_id <= N_TOKEN_TYPES:
+                raise self._refused(
+                    f"tokenizer.ggml.token_type[{index}] is {type_id}, outside 1 to {N_TOKEN_TYPES}", _REBUILD
+                )
+            is_byte_text = text.startswith("<0x") and _BYTE_TEXT.match(text) is not None
+            if (type_id == BYTE) != is_byte_text:
+                raise self._refused(f"{where}[{index}] is {text!r} with the type {type_id}", _REBUILD)
+        distinct = set(tokens)
+        if len(distinct) != len(tokens):
+            seen: set[str] = set()
+            twice = next(text for text in tokens if text in seen or seen.add(text))  # type: ignore[func-returns-value]
+            raise self._refused(f"{where} has {twice!r} twice", _REBUILD)
+        for byte in range(256):
+            if f"<0x{byte:02X}>" not in distinct:
+                raise self._refused(f"{where} lacks the byte token <0x{byte:02X}>", _OTHER_MODEL)
+
+    def _check_special_ids(self, n_tokens: int, types: Sequence[int]) -> None:
+        for key in RULES:
+            if key.endswith("_token_id") and key in self._gguf.metadata and self._int(key) >= n_tokens:
+                raise self._refused(f"{key} is {self._int(key)}, not below the {n_tokens} tokens", _REBUILD)
+        for key in ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"):
+            if types[self._int(key)] != CONTROL:
+                raise self._refused(f"{key} is {self._int(key)}, which is not a control token", _REBUILD)
+
+    # --- tensors ---
+
+    def _check_tensors(self, n_tokens: int) -> None:
+        required, optional = self._expected_shapes(n_tokens)
+        end = 0
+        for tensor in self._gguf.tensors:
+            expected = required.pop(tensor.name, None) or optional.get(tensor.name)
+            if expected is None:
+                raise self._refused(f"the tensor {tensor.name} does not belong to this architecture", _OTHER_MODEL)
+            self._check_tensor(tensor, expected)
+            if tensor.offset != end:
+                raise self._refused(f"the tensor {tensor.name} starts at {tensor.offset}, not at {end}", DOWNLOAD_AGAIN)
+            end += tensor.size_bytes + -tensor.size_bytes % self._gguf.alignment
+        if required:
+            raise self._refused(f"the tensor {next(iter(required))} is missing", _REBUILD)
+        surplus = self._gguf.size_bytes - self._gguf.data_offset - end
+        if surplus > TAIL_BYTES:
+            raise self._refused(f"{surplus} bytes follow the last tensor", DOWNLOAD_AGAIN)
+
+    def _check_tensor(self, tensor: TensorInfo, expected: tuple[int, ...]) -> None:
+        shape = tensor.shape
+        while len(shape) > len(expected) and shape[-1] == 1:
+            shape = shape[:-1]
+        if shape != expected:
+            raise self._refused(
+                f"the tensor {tensor.name} has the shape {tensor.shape}; it must be {expected}", _REBUILD
+            )
+        if tensor.type_name not in RUNNABLE_TYPES:
+            raise self._refused(
+                f"the tensor {tensor.name} has the type {tensor.type_name}, which is not run here",
+                "Use a Q4_K_M, Q5_K_M, Q6_K or Q8_0 file",
+            )
+        if len(expected) == 1 and tensor.type_name != "F32":
+            raise self._refused(f"the tensor {tensor.name} has the type {tensor.type_name}; it must be F32", _REBUILD)
+
+    def _expected_shapes(self, n_tokens: int) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+        """The shapes, as stored (row length first), of the tensors that must and that may be there."""
+        n_embd, n_head = self._int("llama.embedding_length"), self._int("llama.attention.head_count")
+        n_head_kv = self._int("llama.attention.head_count_kv", n_head)
+        if n_embd % n_head and "llama.attention.key_length" not in self._gguf.metadata:
+            raise self._refused(f"llama.attention.head_count is {n_head}, which does not divide {n_embd}", _REBUILD)
+        if n_head % n_head_kv:
+            raise self._refused(
+                f"llama.attention.head_count_kv is {n_head_kv}, which does not divide {n_head}", _REBUILD
+            )
+        head = self._int("llama.attention.key_length", n_embd // n_head)
+        for key, default in (("llama.attention.value_length", n_embd // n_head), ("llama.rope.dimension_count", head)):
+            if self._int(key, default) != head:
+                raise self._refused(
+                    f"{key} is {self._int(key, default)}; it must be the head size {head}", _OTHER_MODEL
+                )
+        if head % 2:
+            raise self._refused(f"the head size is {head}; it must be even", _REBUILD)
+        required = {"token_embd.weight": (n_embd, n_tokens), "output_norm.weight": (n_embd,)}
+        n_ff = self._int("llama.feed_forward_length")
+        for block in range(self._int("llama.block_count")):
+            required.update(_block_shapes(block, n_embd, n_ff, (n_head * head, n_head_kv * head)))
+        return required, {"output.weight": (n_embd, n_tokens), "rope_freqs.weight": (head // 2,)}
+
+    def _refused(self, problem: str, remedy: str) -> ModelFileError:
+        return ModelFileError(f"{self._gguf.path.name}: {problem}", remedy)
+
+
+def _block_shapes(
+    block: int, n_embd: int, n_ff: int, n_query_and_kv: tuple[int, int]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    n_query, n_kv = n_query_and_kv
+    for name, shape in (
+        ("attn_norm", (n_embd,)),
+        ("attn_q", (n_embd, n_query)),
+        ("attn_k", (n_embd, n_kv)),
+        ("attn_v", (n_embd, n_kv)),
+        ("attn_output", (n_query, n_embd)),
+        ("ffn_norm", (n_embd,)),
+        ("ffn_gate", (n_embd, n_ff)),
+        ("ffn_up", (n_embd, n_ff)),
+        ("ffn_down", (n_ff, n_embd)),
+    ):
+        yield f"blk.{block}.{name}.weight", shape
