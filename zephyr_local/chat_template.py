@@ -1,0 +1,323 @@
+"""Chats into token ids, so that nothing that a person typed becomes a control token.
+
+A chat template is a small program. Zephyr's is known by the hash of its source and rendered here directly; a file that
+the user names is rendered in Jinja's sandbox; any other template that comes inside a model file is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn, Protocol
+
+from zephyr_local.chat_types import Message
+from zephyr_local.errors import ContextExceededError, TemplateError
+
+# The template of HuggingFaceH4/zephyr-7b-beta and of the alignment handbook's recipes, byte for byte.
+ZEPHYR_TEMPLATE: Final = (
+    "{% for message in messages %}\n"
+    "{% if message['role'] == 'user' %}\n"
+    "{{ '<|user|>\n' + message['content'] + eos_token }}\n"
+    "{% elif message['role'] == 'system' %}\n"
+    "{{ '<|system|>\n' + message['content'] + eos_token }}\n"
+    "{% elif message['role'] == 'assistant' %}\n"
+    "{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n"
+    "{% endif %}\n"
+    "{% if loop.last and add_generation_prompt %}\n"
+    "{{ '<|assistant|>' }}\n"
+    "{% endif %}\n"
+    "{% endfor %}"
+)
+
+MAX_FILE_BYTES: Final = 64 << 10
+MAX_RENDERED_CHARS: Final = 16 << 20
+_CHOOSE: Final = "Give --template zephyr, or --template FILE with the Jinja template that the model was trained with"
+
+
+def _sha256(source: str) -> str:
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _zephyr_variants() -> dict[str, bool]:
+    """SHA-256 of each source that renders as Zephyr's does → whether it renders the start token itself."""
+    variants: dict[str, bool] = {}
+    escaped = ZEPHYR_TEMPLATE.replace("|>\n'", "|>\\n'")  # \n written as Jinja's escape: YAML and JSON copies have it
+    for source in (ZEPHYR_TEMPLATE, escaped):
+        for body in (source, source + "\n"):  # Jinja drops one newline at the end
+            variants[_sha256(body)] = False
+            for prefix in ("{{ bos_token }}", "{{bos_token}}", "{{- bos_token }}"):
+                variants[_sha256(prefix + body)] = True
+    return variants
+
+
+_KNOWN_ZEPHYR: Final[Mapping[str, bool]] = _zephyr_variants()
+
+
+class Vocabulary(Protocol):
+    """What encoding asks of a model: :class:`zephyr_local.engine.llama.LlamaModel` has it."""
+
+    bos_id: int
+    eos_id: int
+    add_bos: bool
+    n_ctx: int
+    control_tokens: dict[str, int]
+    byte_tokens: dict[int, int]
+
+    def tokenize(self, text: str) -> list[int]: ...
+
+    def least_tokens(self, text: str) -> int: ...
+
+    def token_text(self, token: int) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTexts:
+    """How the vocabulary writes the tokens that templates name."""
+
+    bos: str = "<s>"
+    eos: str = "</s>"
+
+
+Renderer = Callable[[Sequence[Message], SpecialTexts, bool], str]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A way to write a chat as text; make one with ``named``, ``from_file`` or ``from_gguf_metadata``."""
+
+    name: str
+    source: str
+    renderer: Renderer
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        texts: SpecialTexts = SpecialTexts(),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The chat as text, control tokens written out. For showing it; :func:`encode_chat` is what to run."""
+        return self.renderer(messages, texts, add_generation_prompt)
+
+    @classmethod
+    def named(cls, name: str) -> ChatTemplate:
+        """A built-in template: ``zephyr``."""
+        if name != "zephyr":
+            raise TemplateError(f"there is no built-in chat template {name!r}", _CHOOSE)
+        return cls("zephyr", ZEPHYR_TEMPLATE, _render_zephyr)
+
+    @classmethod
+    def from_file(cls, path: Path) -> ChatTemplate:
+        """A Jinja template that the user trusts, as Hugging Face's tokenizers would render it."""
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(MAX_FILE_BYTES + 1)
+            source = data.decode()
+        except OSError as error:
+            raise TemplateError(f"the chat template {path} cannot be read: {error.strerror}", _CHOOSE) from None
+        except UnicodeDecodeError as error:
+            raise TemplateError(f"the chat template {path} is not UTF-8 at byte {error.start}", _CHOOSE) from None
+        if len(data) > MAX_FILE_BYTES:
+            raise TemplateError(f"the chat template {path} has more than {MAX_FILE_BYTES} bytes", _CHOOSE)
+        return _known(source) or cls(str(path), source, _jinja_renderer(source, str(path)))
+
+    @classmethod
+    def from_gguf_metadata(cls, metadata: Mapping[str, object], file_name: str) -> tuple[ChatTemplate, str | None]:
+        """The template for a model file, and a line for the user where it had to be assumed.
+
+        A file without one (Zephyr's widely used 2023 files have none) gets Zephyr's if it calls itself Zephyr.
+        """
+        source = metadata.get("tokenizer.chat_template")
+        if isinstance(source, str) and source.strip():
+            known = _known(source)
+            if known is None:
+                raise TemplateError(
+                    f"{file_name} brings a chat template that is not known here, and templates are programs", _CHOOSE
+                )
+            return known, None
+        if not _calls_itself_zephyr(metadata, file_name):
+            raise TemplateError(f"{file_name} has no chat template", _CHOOSE)
+        return cls.named("zephyr"), f"{file_name} has no chat template; Zephyr's is used"
+
+
+def _known(source: str) -> ChatTemplate | None:
+    renders_bos = _KNOWN_ZEPHYR.get(_sha256(source))
+    if renders_bos is None:
+        return None
+    return ChatTemplate("zephyr", source, _render_zephyr_with_bos if renders_bos else _render_zephyr)
+
+
+def _calls_itself_zephyr(metadata: Mapping[str, object], file_name: str) -> bool:
+    names = [str(value) for key, value in metadata.items() if _NAME_KEY.match(key)]
+    return any("zephyr" in name.lower() for name in [*names, file_name])
+
+
+_NAME_KEY: Final = re.compile(r"general\.(name|basename|base_model\.\d+\.(name|repo_url))\Z")
+
+
+def _render_zephyr(messages: Sequence[Message], texts: SpecialTexts, add_generation_prompt: bool) -> str:
+    turns = [f"<|{message.role}|>\n{message.content}{texts.eos}\n" for message in messages]
+    if messages and add_generation_prompt:
+        turns.append("<|assistant|>\n")
+    return "".join(turns)
+
+
+def _render_zephyr_with_bos(messages: Sequence[Message], texts: SpecialTexts, add_generation_prompt: bool) -> str:
+    return texts.bos + _render_zephyr(messages, texts, add_generation_prompt)
+
+
+def _jinja_renderer(source: str, name: str) -> Renderer:
+    """Render as Hugging Face does: trim_blocks, lstrip_blocks, and the few globals that templates call."""
+    from jinja2 import TemplateError as JinjaError  # late: chats with a known template need no Jinja
+    from jinja2 import TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def fail(message: object) -> NoReturn:
+        raise JinjaError(str(message))
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = fail
+    environment.globals["strftime_now"] = _strftime_now
+    environment.filters["tojson"] = _to_json
+    try:
+        template = environment.from_string(source)
+    except TemplateSyntaxError as error:
+        raise TemplateError(f"the chat template {name}, line {error.lineno}: {error.message}", _CHOOSE) from None
+    except JinjaError as error:
+        raise TemplateError(f"the chat template {name}: {error}", _CHOOSE) from None
+
+    def render(messages: Sequence[Message], texts: SpecialTexts, add_generation_prompt: bool) -> str:
+        parts: list[str] = []
+        length = 0
+        try:
+            for part in template.generate(
+                messages=[{"role": message.role, "content": message.content} for message in messages],
+                bos_token=texts.bos,
+                eos_token=texts.eos,
+                add_generation_prompt=add_generation_prompt,
+            ):
+                parts.append(part)
+                length += len(part)
+                if length > MAX_RENDERED_CHARS:
+                    raise TemplateError(
+                        f"the chat template {name} renders over {MAX_RENDERED_CHARS} characters", _CHOOSE
+                    )
+        except TemplateError:
+            raise
+        except Exception as error:  # a template is a program and can fail like any other
+            raise TemplateError(f"the chat template {name} refuses this chat: {error}", _CHOOSE) from None
+        return "".join(parts)
+
+    return render
+
+
+def _strftime_now(layout: str) -> str:
+    from datetime import datetime
+
+    return datetime.now().strftime(layout)
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False, indent=indent)  # Jinja's own escapes HTML, which no model was fed
+
+
+# --- text → ids ---
+
+
+def encode_chat(
+    template: ChatTemplate, messages: Sequence[Message], vocabulary: Vocabulary, *, add_generation_prompt: bool = True
+) -> list[int]:
+    """The chat as token ids; the start token is in front where the vocabulary asks for one.
+
+    Control ids come from the template alone: each control token's text inside a message is broken with a random nonce
+    before the chat is rendered, the rendering is split at the control tokens that remain, and the parts between them,
+    the nonce removed, are tokenised as plain text. For text without control tokens the ids are Hugging Face's.
+    Raises TemplateError, and ContextExceededError for a chat that cannot fit.
+    """
+    _check_size(messages, vocabulary)
+    texts = SpecialTexts(bos=vocabulary.token_text(vocabulary.bos_id), eos=vocabulary.token_text(vocabulary.eos_id))
+    split_at = re.compile(
+        "(" + "|".join(re.escape(t) for t in sorted(vocabulary.control_tokens, key=len, reverse=True)) + ")"
+    )
+    nonce = _nonce(messages)
+    guarded = [Message(m.role, _break(m.content, split_at, nonce)) for m in messages]
+    rendered = template.render(guarded, texts, add_generation_prompt=add_generation_prompt)
+    blank = [Message(m.role, nonce if m.content else "") for m in messages]
+    expected = template.render(blank, texts, add_generation_prompt=add_generation_prompt)
+    if split_at.findall(rendered) != split_at.findall(expected):
+        raise TemplateError(
+            f"the chat template {template.name} lets message text form control tokens",
+            "Use another template, or change the message",
+        )
+    parts = split_at.split(rendered)
+    ids: list[int] = []
+    for index, part in enumerate(parts):
+        if index % 2:
+            ids.append(vocabulary.control_tokens[part])
+        else:
+            ids += _encode_plain(_unbreak(part, nonce, template.name), vocabulary)
+    if vocabulary.add_bos and ids[:1] != [vocabulary.bos_id]:
+        ids.insert(0, vocabulary.bos_id)
+    return ids
+
+
+def _check_size(messages: Sequence[Message], vocabulary: Vocabulary) -> None:
+    """Refuse what cannot fit before it costs anything: what falls back to bytes tokenises in quadratic time."""
+    least = sum(vocabulary.least_tokens(message.content) for message in messages)
+    if vocabulary.n_ctx and least > vocabulary.n_ctx:
+        raise ContextExceededError(
+            f"the chat needs {least} tokens or more and the context holds {vocabulary.n_ctx}",
+            "Shorten or clear the chat, or load the model with a larger n_ctx",
+        )
+
+
+def _nonce(messages: Sequence[Message]) -> str:
+    """A string that is in none of the messages and that no template writes: two private-use characters and chance."""
+    while True:
+        nonce = f"\ue000{secrets.token_hex(8)}\ue001"
+        if not any(nonce in message.content for message in messages):
+            return nonce
+
+
+def _break(content: str, split_at: re.Pattern[str], nonce: str) -> str:
+    # Until nothing is left: breaking one token may leave another that began inside it.
+    previous = None
+    while content != previous:
+        previous = content
+        content = split_at.sub(lambda found: found.group()[0] + nonce + found.group()[1:], content)
+    return content
+
+
+def _unbreak(part: str, nonce: str, template_name: str) -> str:
+    text = part.replace(nonce, "")
+    if nonce[1:-1] in text.lower():
+        raise TemplateError(
+            f"the chat template {template_name} rewrites message text, so control tokens in it cannot be told apart",
+            "Use another template",
+        )
+    return text
+
+
+def _encode_plain(text: str, vocabulary: Vocabulary) -> list[int]:
+    """Tokens of text that must not hold control tokens, whatever the vocabulary's merges can form."""
+    if not text:
+        return []
+    ids = vocabulary.tokenize(text)
+    control = {token: written for written, token in vocabulary.control_tokens.items()}
+    if control.keys().isdisjoint(ids):
+        return ids
+    safe: list[int] = []
+    for token in ids:
+        if token in control:  # merged from ordinary pieces: spell it out
+            safe += [vocabulary.byte_tokens[byte] for byte in control[token].encode() if byte in vocabulary.byte_tokens]
+        else:
+            safe.append(token)
+    return safe
