@@ -1,0 +1,206 @@
+"""What applications rely on: laziness, streaming, cancelling, threads, errors."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zephyr_local
+from tests.engine.conftest import SETTINGS, slow_path, tiny_path  # noqa: F401 — fixtures
+from zephyr_local import (
+    ContextExceededError,
+    EngineError,
+    EngineSettings,
+    InvalidInputError,
+    Message,
+    ModelNotFoundError,
+    Reply,
+    Sampling,
+    Zephyr,
+)
+
+HELLO = [{"role": "user", "content": "the hen in a den"}]
+GREEDY = Sampling(temperature=0, max_tokens=24)
+ENDLESS = Sampling(temperature=0, max_tokens=None)
+
+
+@pytest.fixture
+def zephyr(tiny_path: Path) -> Iterator[Zephyr]:  # noqa: F811
+    with Zephyr(tiny_path, SETTINGS) as model:
+        yield model
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; before = set(sys.modules); import zephyr_local; zephyr_local.Message; zephyr_local.Sampling();"
+        "heavy = {'numpy', 'llama_cpp', 'jinja2', 'torch', 'ctypes'} & (set(sys.modules) - before);"
+        "assert not heavy, heavy; print(zephyr_local.__version__)"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.strip()
+
+
+def test_every_public_name_exists() -> None:
+    for name in zephyr_local.__all__:
+        assert getattr(zephyr_local, name) is not None
+        assert name in dir(zephyr_local)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = zephyr_local.nonsense  # type: ignore[attr-defined]
+
+
+def test_stream_and_complete_agree(zephyr: Zephyr) -> None:
+    pieces = list(zephyr.stream(HELLO, GREEDY))
+    reply = zephyr.complete([Message("user", "the hen in a den")], GREEDY)
+    assert isinstance(reply, Reply)
+    assert reply.text == "".join(piece.text for piece in pieces)
+    assert reply.finish.completion_tokens <= 24
+    assert reply.finish.prompt_tokens == zephyr.count_tokens(HELLO)
+    assert reply.finish.cached_tokens == reply.finish.prompt_tokens - 1
+    assert zephyr.model_name == "zephyr test"
+    assert len(zephyr.notices) == 1
+    assert zephyr.n_ctx == 512
+
+
+def test_bad_input_is_refused_at_once_and_worker_errors_reach_the_caller(zephyr: Zephyr) -> None:
+    with pytest.raises(InvalidInputError, match="role 'robot'"):
+        zephyr.stream([{"role": "robot", "content": ""}])
+    stream = zephyr.stream([{"role": "user", "content": "x " * 400}])
+    with pytest.raises(ContextExceededError, match="512"):
+        next(stream)
+    assert zephyr.complete(HELLO, GREEDY).text  # and it still works
+
+
+def test_dropping_the_iterator_cancels(zephyr: Zephyr) -> None:
+    for _ in range(5):
+        for _piece in zephyr.stream(HELLO, ENDLESS):
+            break
+    stream = zephyr.stream(HELLO, ENDLESS)
+    next(stream)
+    del stream
+    gc.collect()
+    assert zephyr.complete(HELLO, GREEDY).finish.completion_tokens > 0
+    zephyr.stream(HELLO)  # never read: costs nothing
+
+
+def test_an_open_answer_in_the_same_thread_is_an_error_not_a_deadlock(zephyr: Zephyr) -> None:
+    first = zephyr.stream(HELLO, ENDLESS)
+    next(first)
+    with pytest.raises(InvalidInputError, match="still open"):
+        zephyr.complete(HELLO)
+    first.close()
+    assert zephyr.complete(HELLO, GREEDY).finish.completion_tokens > 0
+
+
+def test_threads_wait_for_each_other(zephyr: Zephyr) -> None:
+    expected = zephyr.complete(HELLO, GREEDY).text
+    answers: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: answers.extend(zephyr.complete(HELLO, GREEDY).text for _ in range(5)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [expected] * 20
+
+
+def test_a_slow_reader_holds_the_model_back(zephyr: Zephyr) -> None:
+    stream = zephyr.stream(HELLO, ENDLESS)
+    next(stream)
+    time.sleep(0.3)
+    assert len(zephyr._answering._pieces) <= 64  # type: ignore[union-attr]
+    assert sum(1 for _ in stream) > 64
+
+
+def test_closing_during_an_answer_and_use_afterwards(tiny_path: Path) -> None:  # noqa: F811
+    model = Zephyr(tiny_path, SETTINGS)
+    stream = model.stream(HELLO, ENDLESS)
+    next(stream)
+    model.close()
+    model.close()
+    rest = list(stream)
+    assert rest[-1].finish is not None
+    assert rest[-1].finish.reason == "cancelled"
+    for use in (lambda: model.stream(HELLO), lambda: model.complete(HELLO), lambda: model.count_tokens(HELLO)):
+        with pytest.raises(EngineError, match="closed"):
+            use()
+
+
+def test_an_answer_that_waits_while_the_model_closes(tiny_path: Path) -> None:  # noqa: F811
+    model = Zephyr(tiny_path, SETTINGS)
+    first = model.stream(HELLO, ENDLESS)
+    next(first)
+    outcome: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            model.complete(HELLO)
+        except EngineError as error:
+            outcome.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.1)
+    model.close()
+    first.close()
+    waiting.join(20)
+    assert len(outcome) == 1
+
+
+def test_a_missing_model() -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        Zephyr("/no/such/model.gguf")
+    assert caught.value.exit_code == 3
+
+
+def test_progress(tiny_path: Path) -> None:  # noqa: F811
+    seen: list[float] = []
+    Zephyr(str(tiny_path), SETTINGS, on_progress=seen.append).close()
+    assert seen[-1] == 1.0
+
+    def fail(_: float) -> None:
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        Zephyr(tiny_path, SETTINGS, on_progress=fail)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_ctrl_c_during_prefill(slow_path: Path) -> None:  # noqa: F811
+    model = Zephyr(slow_path, EngineSettings(n_ctx=8192, n_batch=8192, n_threads=1))
+    sent: list[float] = []
+
+    def interrupt() -> None:
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.4, interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        model.complete([{"role": "user", "content": "x " * 3500}])
+    waited_s = time.perf_counter() - sent[0]
+    assert waited_s < 2  # a watchdog
+    assert model.complete(HELLO, Sampling(max_tokens=2)).finish.completion_tokens > 0
+    model.close()
+
+
+def test_leaving_the_interpreter_in_the_middle_of_an_answer(tiny_path: Path) -> None:  # noqa: F811
+    program = (
+        "from zephyr_local import *\n"
+        f"z = Zephyr({str(tiny_path)!r}, EngineSettings(n_ctx=512, n_threads=1))\n"
+        "s = z.stream([{'role': 'user', 'content': 'the'}])\n"
+        "next(s); next(s)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (child.returncode, child.stdout, child.stderr) == (0, "", "")

@@ -1,0 +1,95 @@
+"""zephyr-local: an aligned Mistral on your own machine.
+
+    from zephyr_local import Zephyr
+
+    with Zephyr() as zephyr:
+        for piece in zephyr.stream([{"role": "user", "content": "Hello"}]):
+            print(piece.text, end="", flush=True)
+
+Everything below is loaded when it is first used: importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zephyr_local.api import Reply, Zephyr
+    from zephyr_local.chat_types import Finish, Message, Piece
+    from zephyr_local.errors import (
+        CheckpointError,
+        ContextExceededError,
+        EngineError,
+        InvalidInputError,
+        ModelFileError,
+        ModelNotFoundError,
+        OutputError,
+        TemplateError,
+        ZephyrError,
+    )
+    from zephyr_local.settings import EngineSettings, Sampling
+
+    __version__: str
+
+__all__ = [
+    "CheckpointError",
+    "ContextExceededError",
+    "EngineError",
+    "EngineSettings",
+    "Finish",
+    "InvalidInputError",
+    "Message",
+    "ModelFileError",
+    "ModelNotFoundError",
+    "OutputError",
+    "Piece",
+    "Reply",
+    "Sampling",
+    "TemplateError",
+    "Zephyr",
+    "ZephyrError",
+    "__version__",
+]
+
+_HOMES = {
+    "api": ("Reply", "Zephyr"),
+    "chat_types": ("Finish", "Message", "Piece"),
+    "settings": ("EngineSettings", "Sampling"),
+    "errors": (
+        "CheckpointError",
+        "ContextExceededError",
+        "EngineError",
+        "InvalidInputError",
+        "ModelFileError",
+        "ModelNotFoundError",
+        "OutputError",
+        "TemplateError",
+        "ZephyrError",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        value: object = _installed_version()
+    elif name in _HOME_OF:
+        value = getattr(import_module(f"zephyr_local.{_HOME_OF[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("zephyr-local")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0+unknown"
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

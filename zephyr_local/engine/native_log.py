@@ -1,0 +1,60 @@
+"""llama.cpp's log lines, into Python's logging and into the message of a failed load."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Final
+
+LOGGER: Final = logging.getLogger("zephyr_local.native")
+# Without a handler somewhere, logging prints warnings to stderr; a library leaves that to the application.
+logging.getLogger("zephyr_local").addHandler(logging.NullHandler())
+
+KEPT_LINES: Final = 50
+MAX_LINE_CHARS: Final = 2000
+
+_CONTINUED: Final = 5  # GGML_LOG_LEVEL_CONT: more of the line before
+# llama.cpp's "info" tells every tensor and buffer: what an application calls debug.
+_LEVELS: Final = {0: logging.DEBUG, 1: logging.DEBUG, 2: logging.INFO, 3: logging.ERROR, 4: logging.DEBUG}
+
+
+class NativeLog:
+    """Joins what llama.cpp logs into lines; keeps the last ones."""
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[int, str]] = deque(maxlen=KEPT_LINES)
+        self._unfinished = ""
+        self._level = logging.DEBUG
+
+    def write(self, level: int, text: str) -> None:
+        """Take one call of llama.cpp's log callback: a line, some of one, or several."""
+        if level != _CONTINUED:
+            self._flush()
+            self._level = _LEVELS.get(level, logging.DEBUG)
+        *lines, self._unfinished = (self._unfinished + text).split("\n")
+        for line in lines:
+            self._emit(line)
+        if len(self._unfinished) > MAX_LINE_CHARS:
+            self._flush()
+
+    def clear(self) -> None:
+        """Forget the lines kept so far, before an operation whose lines are of interest."""
+        self._flush()
+        self._lines.clear()
+
+    def explanation(self) -> str:
+        """What the kept lines say about a failure: the errors among them, else the last few lines."""
+        self._flush()
+        lines = list(self._lines)
+        errors = [line for level, line in lines if level >= logging.ERROR]
+        return "; ".join(errors[-4:] or [line for _, line in lines[-3:]]) or "llama.cpp gave no reason"
+
+    def _flush(self) -> None:
+        line, self._unfinished = self._unfinished, ""
+        self._emit(line)
+
+    def _emit(self, line: str) -> None:
+        line = line.strip()[:MAX_LINE_CHARS]
+        if line.strip("."):  # progress dots are not worth a line
+            self._lines.append((self._level, line))
+            LOGGER.log(self._level, "%s", line)
