@@ -98,7 +98,7 @@ def _read_pieces(folder: Path, n_tokens: int) -> Vocabulary:
         raise CheckpointError(f"tokenizer.model cannot be read: {error}", _FROM_BASE) from error
     if (algorithm := _algorithm(serialized)) != _BPE:
         raise CheckpointError(
-            f"tokenizer.model is a {_ALGORITHMS.get(algorithm, 'strange')} model; llama.cpp would split text as BPE does",
+            f"tokenizer.model is a {_ALGORITHMS.get(algorithm, 'strange')} model, and llama.cpp splits text by BPE",
             "Convert a model whose SentencePiece vocabulary is BPE, as Mistral's and Llama's are",
         )
     count = pieces.vocab_size()
