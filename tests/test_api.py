@@ -164,6 +164,12 @@ def test_a_missing_model() -> None:
     assert caught.value.exit_code == 3
 
 
+def test_an_installation_without_the_bundled_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zephyr_local.data.BUNDLED_MODEL", "no-such-file.gguf")
+    with pytest.raises(ModelNotFoundError, match=r"no-such-file\.gguf"):
+        Zephyr()
+
+
 def test_progress(tiny_path: Path) -> None:  # noqa: F811
     seen: list[float] = []
     Zephyr(str(tiny_path), SETTINGS, on_progress=seen.append).close()

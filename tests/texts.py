@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 _WORDS = """
-the of and zebra Wien naïve façade Ωmega привет мир 你好 世界 こんにちは مرحبا שלום नमस्ते 👋 👩\u200d👩\u200d👧 🇦🇹 ﬁ e\u0301 ½ №
-1234567 3.14159 foo_bar CamelCase --flag http://a.b/c?d=e&f=g#h {} [] () \\n \\ / | <|> <b>bold</b> <|im_start|>
-#include \'\'\' "quoted" ▁ ▁▁ \u200b \ufeff [INST] [/INST] <<SYS>> a*b+c==d; ΑΒΓ ǅ ß ﷽ 🧿🧿🧿
+the of and zebra Wien naïve façade Ωmega привет мир 你好 世界 こんにちは مرحبا שלום नमस्ते 👋 👩\u200d👩\u200d👧 🇦🇹
+ﬁ e\u0301 ½ № 1234567 3.14159 foo_bar CamelCase --flag http://a.b/c?d=e&f=g#h {} [] () \\n \\ / | <|> <b>bold</b>
+<|im_start|> #include \'\'\' "quoted" ▁ ▁▁ \u200b \ufeff [INST] [/INST] <<SYS>> a*b+c==d; ΑΒΓ ǅ ß ﷽ 🧿🧿🧿
 """
 WORDS = [*_WORDS.split(), "\u2028", "\xa0"]
 BLANKS = (" ", " ", " ", "  ", "\n", "\n\n", "\t", "", "    ", "\r\n")

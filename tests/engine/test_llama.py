@@ -180,9 +180,9 @@ def test_a_set_flag_cancels_before_anything_is_decoded(tiny: LlamaModel) -> None
 
 
 def test_cancel_in_the_middle_of_a_prefill(slow_path: Path) -> None:
-    settings = EngineSettings(n_ctx=2048, n_batch=2048, n_threads=1, kv_type="f32")
+    settings = EngineSettings(n_ctx=4096, n_batch=4096, n_threads=1, kv_type="f32")
     model, fresh = LlamaModel.load(slow_path, settings), LlamaModel.load(slow_path, settings)
-    prompt = [1] + [random.Random(1).randrange(260, model.n_vocab) for _ in range(2000)]
+    prompt = [1] + [random.Random(1).randrange(260, model.n_vocab) for _ in range(4000)]
     cancel = CancelFlag()
     cancelled_at: list[float] = []
 
@@ -190,7 +190,7 @@ def test_cancel_in_the_middle_of_a_prefill(slow_path: Path) -> None:
         cancelled_at.append(time.perf_counter())
         cancel.set()
 
-    timer = threading.Timer(0.3, set_later)
+    timer = threading.Timer(0.2, set_later)
     timer.start()
     with pytest.raises(Cancelled):
         model.evaluate(prompt, cancel)

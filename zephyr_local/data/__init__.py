@@ -12,7 +12,7 @@ BUNDLED_MODEL = "zephyr-tiny-Q4_K_M.gguf"
 
 def bundled_model_path() -> Path:
     """The path of the bundled model. Raises ModelNotFoundError where this installation has none."""
-    # llama.cpp maps a file, so one inside a zip would not do; the wheel declares itself unzipped.
+    # llama.cpp maps a file; a package imported out of a zip has none, and then says so like one without the model.
     path = Path(str(files(__name__) / BUNDLED_MODEL))
     if not path.is_file():
         raise ModelNotFoundError(
