@@ -338,18 +338,37 @@ def test_log_lines_go_to_logging(tiny_path: Path, caplog: pytest.LogCaptureFixtu
 
 def test_continued_log_lines_are_joined() -> None:
     log = llama.NativeLog()
-    log.write(3, "one")
+    log.write(4, "one")
     log.write(5, " two\nthr")
     log.write(5, "ee\n")
-    log.write(1, "....")
+    log.write(2, "....")
     log.write(5, "...\n")
-    log.write(3, "unfinished")
+    log.write(4, "unfinished")
     assert log.explanation() == "one two; three; unfinished"
     log.clear()
     assert log.explanation() == "llama.cpp gave no reason"
     for index in range(200):
-        log.write(4, f"line {index}\n")
+        log.write(2, f"line {index}\n")
     assert log.explanation() == "line 197; line 198; line 199"
+
+
+def test_a_line_has_the_level_that_llama_cpp_gave_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\xff" * 100)
+    with caplog.at_level(logging.DEBUG, logger="zephyr_local.native"), pytest.raises(EngineError):
+        LlamaModel.load(broken, SETTINGS)
+    assert any(record.levelno == logging.ERROR for record in caplog.records)
+    log = llama.NativeLog()
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG, logger="zephyr_local.native"):
+        for level in (1, 2, 3, 4):  # GGML_LOG_LEVEL_DEBUG, _INFO, _WARN, _ERROR in ggml.h
+            log.write(level, f"level {level}\n")
+    assert [record.levelno for record in caplog.records] == [
+        logging.DEBUG,
+        logging.DEBUG,
+        logging.WARNING,
+        logging.ERROR,
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")

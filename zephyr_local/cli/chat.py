@@ -73,7 +73,7 @@ def load_model(model: Path | None, settings: EngineSettings, template: str | Non
 )
 @sampling_options
 @engine_options
-@click.option("--verbose", is_flag=True, help="Timings after each answer, and what llama.cpp logs.")
+@click.option("--verbose", is_flag=True, help="Timings after each answer, and what llama.cpp warns of.")
 def command(
     model: Path | None,
     prompt: str | None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import sys
 from typing import Any
@@ -93,9 +92,8 @@ def run(argv: list[str]) -> int:
             raise
         click.echo("", err=True)
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of our output left (`| head`). Python would complain again while closing stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # click's way out where the reader of our output left (`| head`); it has silenced stdout. Nobody was wronged.
         return 0
     except Exception as error:
         if debug:

@@ -14,8 +14,9 @@ KEPT_LINES: Final = 50
 MAX_LINE_CHARS: Final = 2000
 
 _CONTINUED: Final = 5  # GGML_LOG_LEVEL_CONT: more of the line before
-# llama.cpp's "info" tells every tensor and buffer: what an application calls debug.
-_LEVELS: Final = {0: logging.DEBUG, 1: logging.DEBUG, 2: logging.INFO, 3: logging.ERROR, 4: logging.DEBUG}
+# GGML_LOG_LEVEL_WARN and _ERROR of ggml.h (the numbers in the binding's comments are of an older one). All else, "info"
+# included, tells every tensor and buffer: what an application calls debug.
+_LEVELS: Final = {3: logging.WARNING, 4: logging.ERROR}
 
 
 class NativeLog:
