@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from zephyr_local.api import Zephyr
 
 REAL_MODEL_HINT = (
-    "This is zephyr-tiny, a few megabytes that show how it works. For the real Zephyr, get a GGUF of zephyr-7b-beta "
-    "(or make one: zephyr-local quantize CHECKPOINT --q4_k_m) and run: zephyr-local chat FILE"
+    "This is zephyr-tiny, 2 MB to try things with. The real one: get a GGUF of zephyr-7b-beta, or make it with "
+    "zephyr-local quantize, then zephyr-local chat FILE"
 )
 
 
