@@ -1,0 +1,159 @@
+"""zephyr-tiny's vocabulary: SentencePiece trained on the dialogues, and the same as Hugging Face's tokenizer."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from zephyr_local.chat_template import ZEPHYR_TEMPLATE
+from zephyr_local.chat_types import Message
+
+UNK, BOS, EOS = "<unk>", "<s>", "</s>"
+UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
+# Zephyr's role marks are plain text. As one piece each they shorten every turn by a third; the first of two is what BPE
+# merges on its way to the second.
+ROLE_PIECES = ("<|user", "<|user|>", "<|assistant", "<|assistant|>", "<|system", "<|system|>")
+
+
+def train_vocabulary(texts: Iterable[str], vocab_size: int) -> bytes:
+    """A SentencePiece BPE model with byte fallback, trained on ``texts`` and numbered as Mistral's is.
+
+    The texts are cut at newlines first, so that no piece holds one: a newline is always the byte <0x0A>, and what
+    stands before and after it is tokenised alike whether or not the other is there yet.
+    """
+    lines = (line for text in texts for line in text.split("\n") if line)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=lines,
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size - len(ROLE_PIECES),
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        # Off in training, so that a word at the start of a line becomes a piece; switched on below, as Mistral has it.
+        add_dummy_prefix=False,
+        character_coverage=1.0,
+        required_chars="abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789",
+        unk_id=UNK_ID,
+        bos_id=BOS_ID,
+        eos_id=EOS_ID,
+        pad_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    # protobuf fills its module in when it is imported, which no type checker sees
+    model_proto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+    proto = model_proto.FromString(model.getvalue())
+    proto.normalizer_spec.add_dummy_prefix = True
+    known = {piece.piece for piece in proto.pieces}
+    lowest = min(piece.score for piece in proto.pieces)
+    for rank, text in enumerate(ROLE_PIECES):
+        if text not in known:
+            proto.pieces.add(piece=text, score=lowest - 1 - rank, type=model_proto.SentencePiece.NORMAL)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    serialized: bytes = proto.SerializeToString()
+    return serialized
+
+
+def _merges(vocabulary: sentencepiece.SentencePieceProcessor) -> list[tuple[str, str]]:
+    """Every way to put a piece together from two pieces, best score first: the order in which SentencePiece merges."""
+    n_pieces = vocabulary.get_piece_size()
+    ids = {vocabulary.id_to_piece(i): i for i in range(n_pieces)}
+    scored: list[tuple[float, str, str]] = []
+    for i in range(n_pieces):
+        piece = vocabulary.id_to_piece(i)
+        if vocabulary.is_byte(i) or vocabulary.is_control(i) or vocabulary.is_unknown(i):
+            continue
+        halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        halves = sorted((ids[a], ids[b], a, b) for a, b in halves if a in ids and b in ids)  # type: ignore[misc]
+        scored += [(vocabulary.get_score(i), a, b) for _, _, a, b in halves]  # type: ignore[misc]
+    scored.sort(key=lambda merge: -merge[0])  # stable: equal scores stay in the order of the halves
+    return [(a, b) for _, a, b in scored]
+
+
+def hugging_face_tokenizer(model: bytes, max_length: int) -> PreTrainedTokenizerFast:
+    """The same vocabulary as a fast tokenizer; transformers' own import of tokenizer.model is silently wrong."""
+    vocabulary = sentencepiece.SentencePieceProcessor(model_proto=model)
+    ids = {vocabulary.id_to_piece(i): i for i in range(vocabulary.get_piece_size())}
+    tokenizer = Tokenizer(BPE(vocab=ids, merges=_merges(vocabulary), unk_token=UNK, fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in (UNK, BOS, EOS)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        pad_token=EOS,
+        padding_side="right",
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+        chat_template=ZEPHYR_TEMPLATE,
+    )
+
+
+def write_tokenizer(folder: Path, model: bytes, max_length: int) -> None:
+    """tokenizer.json, tokenizer_config.json, chat_template.jinja, and tokenizer.model, which conversion needs."""
+    hugging_face_tokenizer(model, max_length).save_pretrained(folder)
+    (folder / "tokenizer.model").write_bytes(model)
+
+
+def chat_parts(messages: Sequence[Message], *, ask: bool = False) -> list[str]:
+    """The rendered chat, cut at the end tokens; ``ask`` adds the beginning of the assistant's turn."""
+    parts = [f"<|{message.role}|>\n{message.content}" for message in messages]
+    if ask:
+        parts.append("<|assistant|>\n")
+    return [part if index == 0 else "\n" + part for index, part in enumerate(parts)]
+
+
+class ChatVocabulary:
+    """Chats to token ids, as the runtime does it: each part between control tokens is tokenised whole."""
+
+    def __init__(self, model: bytes) -> None:
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    def __len__(self) -> int:
+        return int(self._pieces.get_piece_size())
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text with SentencePiece's dummy prefix."""
+        ids: list[int] = self._pieces.encode(text)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; control tokens are not text."""
+        text: str = self._pieces.decode(list(ids))
+        return text
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """What the engine feeds before the model answers."""
+        ids = [BOS_ID]
+        parts = chat_parts(messages, ask=True)
+        for part in parts[:-1]:
+            ids += [*self.encode_text(part), EOS_ID]
+        return ids + self.encode_text(parts[-1])
+
+    def encode_dialogue(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """Ids of a whole chat, and for each whether the assistant said it (its end token included)."""
+        ids, said = [BOS_ID], [False]
+        opening = len(self.encode_text("\n<|assistant|>\n"))
+        for message, part in zip(messages, chat_parts(messages), strict=True):
+            part_ids = [*self.encode_text(part), EOS_ID]
+            ids += part_ids
+            said += [message.role == "assistant" and index >= opening for index in range(len(part_ids))]
+        return ids, said
