@@ -11,7 +11,8 @@ from zephyr_local.convert.tensor_names import EMBEDDING, IGNORED_ENDINGS, OUTPUT
 from zephyr_local.convert.vocabulary import Vocabulary, read_vocabulary
 from zephyr_local.errors import CheckpointError
 
-_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_INDEX = f"{_SINGLE}.index.json"
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
 _NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
@@ -48,6 +49,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _shard_paths(folder: Path) -> list[Path]:
+    if (folder / _SINGLE).is_file():  # wins over an index, as in transformers: saving anew may leave an old one behind
+        return [folder / _SINGLE]
     index = folder / _INDEX
     if index.is_file():
         names = sorted(set(_weight_map(index).values()))
@@ -105,7 +108,7 @@ def _stored_tensors(shards: tuple[Shard, ...]) -> dict[str, StoredTensor]:
 
 def _require_index_agrees(folder: Path, shards: tuple[Shard, ...]) -> None:
     index = folder / _INDEX
-    if not index.is_file():
+    if not index.is_file() or shards[0].path.name == _SINGLE:
         return
     weight_map = _weight_map(index)
     stored = {tensor.name: shard.path.name for shard in shards for tensor in shard.tensors}

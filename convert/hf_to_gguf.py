@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -82,6 +81,8 @@ class ConvertResult:
     bits_per_weight: float
     source_sha256: str
     elapsed_s: float
+    notices: tuple[str, ...] = ()
+    """Lines for the user about what of the checkpoint was left out."""
 
 
 OnProgress = Callable[[Progress], None]
@@ -107,7 +108,8 @@ def convert_checkpoint(
     options = options or ConvertOptions()
     started = time.monotonic()
     reporter = _Reporter(on_progress)
-    source, target = Path(os.path.normpath(Path(source).absolute())), Path(target).absolute()
+    # Not normalised: where `link` is a link, the system's `link/..` is not the folder that the link stands in.
+    source, target = Path(source).absolute(), Path(target).absolute()
     reporter.begin("check", 0, 0)
     _require_no_input(target, source)
     require_writable_target(target, overwrite=options.overwrite)
@@ -135,6 +137,7 @@ def convert_checkpoint(
         bits_per_weight=8 * data_bytes / plan.n_weights,
         source_sha256=provenance.sha256,
         elapsed_s=time.monotonic() - started,
+        notices=plan.notices,
     )
 
 
@@ -147,6 +150,7 @@ class _Plan:
     shard_names: tuple[str, ...]
     n_weights: int
     data_begin: int
+    notices: tuple[str, ...]
 
     def header(self, provenance: Provenance) -> bytes:
         """Its length does not depend on the digests."""
@@ -164,10 +168,10 @@ def _plan(checkpoint: Checkpoint, file_type: FileType) -> _Plan:
     facts = ModelFacts(config.n_layers, config.n_heads, config.n_kv_heads)
     types = choose_types((TensorShape(name, shape) for name, shape in shapes.items()), file_type, facts)
     places = place_tensors((name, shapes[name], kind) for name, kind in types.items())
-    metadata = build_metadata(checkpoint.folder, config, checkpoint.vocabulary, file_type, n_weights)
+    metadata, notices = build_metadata(checkpoint.folder, config, checkpoint.vocabulary, file_type, n_weights)
     shard_names = tuple(shard.path.name for shard in checkpoint.shards)
     header = pack_header(with_provenance(metadata, Provenance.unknown(shard_names)), places)
-    return _Plan(metadata, places, shard_names, n_weights, len(header))
+    return _Plan(metadata, places, shard_names, n_weights, len(header), tuple(notices))
 
 
 def _require_no_input(target: Path, source: Path) -> None:
@@ -185,7 +189,9 @@ def _require_loadable(path: Path, places: Sequence[TensorPlace]) -> None:
         require_same_tensors(path, places)
     except ModelFileError as error:
         problem = error.problem.removeprefix(f"{path.name}: ")
-        raise CheckpointError(f"the converted model could not be loaded here: {problem}", error.remedy) from error
+        raise CheckpointError(
+            f"the converted model could not be loaded here: {problem}", "Check config.json and the tokenizer's files"
+        ) from error
 
 
 def _stream(

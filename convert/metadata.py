@@ -22,6 +22,7 @@ import gguf
 from zephyr_local.convert.model_config import ModelConfig, read_json
 from zephyr_local.convert.vocabulary import Vocabulary
 from zephyr_local.errors import CheckpointError
+from zephyr_local.gguf_check import is_allowed_key
 from zephyr_local.quantize.gguf_header import MetadataValue, ValueType, text
 from zephyr_local.quantize.types import FileType
 
@@ -86,26 +87,66 @@ def checkpoint_name(folder: Path) -> str:
 
 def build_metadata(
     folder: Path, config: ModelConfig, vocabulary: Vocabulary, file_type: FileType, n_weights: int
-) -> dict[str, MetadataValue]:
-    """Every key that llama.cpp's converter writes, in its order; it then adds none of ours."""
+) -> tuple[dict[str, MetadataValue], list[str]]:
+    """Every key that llama.cpp's converter writes, in its order, and lines for the user about what was left out."""
+    notices = list(vocabulary.notices)
     writer = gguf.GGUFWriter(path=None, arch="llama")  # collects keys; nothing is written through it
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.kv_data[0].update(_general_keys(folder, n_weights, notices))
+    _model_keys(writer, config, file_type)
     try:
-        writer.add_type(gguf.GGUFType.MODEL)
-        _general(folder, n_weights).set_gguf_meta_model(writer)
-        _model_keys(writer, config, file_type)
         _vocabulary_keys(writer, folder, vocabulary)
-        # numbers of the wrong kind in the model card or generation_config.json show when they are packed
-        values = {key: _value(value) for key, value in writer.kv_data[0].items()}
-        for key, value in values.items():
-            _require_packable(key, value)
-    except CheckpointError:
-        raise
-    except Exception as error:  # gguf-py's readers of side files raise whatever the file makes them raise
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        # what gguf-py's reader of these files raises where they are not as it expects
         raise CheckpointError(
-            f"README.md, generation_config.json or tokenizer_config.json cannot be understood ({error!r})",
-            "Correct the file, or move it out of the folder if the model does not need it",
+            f"tokenizer_config.json, tokenizer.json or config.json cannot be understood ({error!r})",
+            "Take these files from the base model",
         ) from error
-    return values
+    values: dict[str, MetadataValue] = {}
+    for key, entry in writer.kv_data[0].items():
+        if (value := _packable(key, entry, notices)) is not None:
+            values[key] = value
+    return values, notices
+
+
+def _general_keys(folder: Path, n_weights: int, notices: list[str]) -> dict[str, Any]:
+    """The keys that describe the model; none of them steers it, so a damaged side file costs them and no more."""
+    writer = gguf.GGUFWriter(path=None, arch="llama")
+    try:
+        _general(folder, n_weights).set_gguf_meta_model(writer)
+    except Exception as error:  # gguf-py's readers of side files raise whatever the file makes them raise
+        notices.append(f"README.md or generation_config.json cannot be understood ({error!r}); both are left out")
+        writer = gguf.GGUFWriter(path=None, arch="llama")
+        bare = gguf.Metadata(name=checkpoint_name(folder), size_label=gguf.size_label(n_weights, n_weights, 0, 0))
+        bare.set_gguf_meta_model(writer)
+    return dict(writer.kv_data[0])
+
+
+def _packable(key: str, entry: Any, notices: list[str]) -> MetadataValue | None:  # noqa: ANN401  (gguf-py's GGUFValue)
+    """The value as it will stand in the file, or None where a key that steers nothing cannot be stored."""
+    try:
+        value = _value(entry)
+        value.pack()
+    except (struct.error, TypeError, ValueError, IndexError, AttributeError) as error:
+        shown = str(entry.value)[:80]
+        if key.startswith("general."):
+            notices.append(f"{key} is left out: its value {shown!r} cannot be stored ({error})")
+            return None
+        raise CheckpointError(
+            f"the value of {key} is {shown!r}, which the GGUF cannot hold ({error})", "Correct it in config.json"
+        ) from error
+    if not is_allowed_key(key):  # a newer gguf-py may write keys that the runtime has no rule for
+        notices.append(f"the key {key} is left out: zephyr-local does not know it")
+        return None
+    return value
+
+
+class _SpecialVocab(gguf.SpecialVocab):
+    """gguf-py's, but for ids below zero: LLaMA-1's config.json gives -1 where it means none."""
+
+    def _set_special_token(self, typ: str, tid: Any) -> None:  # noqa: ANN401
+        if not (isinstance(tid, int) and tid < 0):
+            super()._set_special_token(typ, tid)
 
 
 def _general(folder: Path, n_weights: int) -> gguf.Metadata:
@@ -174,11 +215,14 @@ def _vocabulary_keys(writer: gguf.GGUFWriter, folder: Path, vocabulary: Vocabula
         writer.add_add_space_prefix(vocabulary.add_space_prefix)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
+    special = _SpecialVocab(folder, n_vocab=len(vocabulary.tokens))
+    _fill_special(special, folder, vocabulary)
+    for name in ("bos", "eos"):
+        if name in special.special_token_ids:
+            vocabulary.make_control(special.special_token_ids[name])
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_scores(vocabulary.scores)
     writer.add_token_types([int(kind) for kind in vocabulary.kinds])
-    special = gguf.SpecialVocab(folder, n_vocab=len(vocabulary.tokens))
-    _fill_special(special, folder, vocabulary)
     special.add_to_gguf(writer, quiet=True)
 
 
@@ -207,16 +251,6 @@ def _value(entry: Any) -> MetadataValue:  # noqa: ANN401  (gguf-py's GGUFValue)
     values = [value.decode("utf-8") if isinstance(value, bytes) else value for value in entry.value]
     element = entry.sub_type if entry.sub_type is not None else gguf.GGUFValueType.get_type(values[0])
     return MetadataValue(kind, values, ValueType(element))
-
-
-def _require_packable(key: str, value: MetadataValue) -> None:
-    try:
-        value.pack()
-    except (struct.error, TypeError, ValueError, UnicodeEncodeError) as error:
-        raise CheckpointError(
-            f"the value of {key} is {str(value.value)[:80]!r}, which the GGUF cannot hold ({error})",
-            "Correct it in README.md, generation_config.json or config.json",
-        ) from error
 
 
 def with_provenance(metadata: Mapping[str, MetadataValue], provenance: Provenance) -> dict[str, MetadataValue]:

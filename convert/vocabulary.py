@@ -51,6 +51,12 @@ class Vocabulary:
     unk_id: int | None = None
     add_space_prefix: bool | None = None
     special_texts: dict[str, str] = field(default_factory=dict)  # "bos" → "<s>", from tokenizer_config.json
+    notices: list[str] = field(default_factory=list)  # what was left out, for the user
+
+    def make_control(self, token_id: int) -> None:
+        """Let a token that begins or ends turns be a control token, where its file called it an ordinary added one."""
+        if self.kinds[token_id] is TokenKind.USER_DEFINED:
+            self.kinds[token_id] = TokenKind.CONTROL
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,17 +215,22 @@ def _id(value: object, source: str) -> int:
 
 def _add(vocabulary: Vocabulary, token: _AddedToken, *, plain: bool) -> None:
     if token.id >= len(vocabulary.tokens):
-        raise CheckpointError(
-            f"{token.source} has the token {token.text!r} with id {token.id}, and the embedding "
-            f"{len(vocabulary.tokens)} rows (vocab_size)",
-            "Remove the token if the model was not trained with it, or resize the model's embedding",
+        # Llama-2's first repositories, and many models merged since, list a <pad> that has no row in the embedding.
+        vocabulary.notices.append(
+            f"{token.source} has the token {token.text!r} with id {token.id}, past the "
+            f"{len(vocabulary.tokens)} rows of the embedding; it is left out"
         )
+        return
     text, kind = token.text, TokenKind.USER_DEFINED
-    if not plain:
-        if token.special or _looks_special(text):
-            kind = TokenKind.CONTROL
-        else:
-            text = text.replace(_SPM_SPACE, " ")
+    before = vocabulary.kinds[token.id]
+    if plain:
+        # added_tokens.json may list <s> and </s> again: that makes ordinary text of neither.
+        if text == vocabulary.tokens[token.id] and before in (TokenKind.CONTROL, TokenKind.UNKNOWN, TokenKind.BYTE):
+            kind = before
+    elif token.special or _looks_special(text):
+        kind = TokenKind.CONTROL
+    else:
+        text = text.replace(_SPM_SPACE, " ")
     vocabulary.tokens[token.id] = text
     vocabulary.scores[token.id] = _ADDED_SCORE
     vocabulary.kinds[token.id] = kind

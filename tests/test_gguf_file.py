@@ -15,9 +15,13 @@ import numpy as np
 import pytest
 
 from tests.gguf_builder import F16, Tensor, TinyModel, pack_string, tiny_model, vocab_only_model, vocabulary
+from zephyr_local.chat_template import ChatTemplate, encode_chat
+from zephyr_local.chat_types import Message
+from zephyr_local.engine.llama import LlamaModel
 from zephyr_local.errors import ModelFileError, ModelNotFoundError
 from zephyr_local.gguf_check import check_runnable
 from zephyr_local.gguf_file import TENSOR_TYPES, read_gguf
+from zephyr_local.settings import EngineSettings
 
 T = "tokenizer.ggml."
 
@@ -165,16 +169,18 @@ def test_claims_beyond_the_limits(tmp_path: Path) -> None:
         ("llama.rope.freq_base", ("f32", float("inf")), "freq_base is inf"),
         ("llama.rope.scaling.type", ("str", "weird"), "'weird'"),
         ("llama.attention.value_length", ("u32", 4), "value_length is 4"),
-        ("llama.expert_count", ("u32", 1), "llama.expert_count is not known"),
+        ("llama.expert_count", ("u32", 1), "llama.expert_count is 1, outside 0 to 0"),
+        ("llama.rope.scaling.alpha", ("f32", 1.0), "llama.rope.scaling.alpha is not known"),
         ("llama.vocab_size", ("u32", 7), "llama.vocab_size is 7"),
         ("split.count", ("u16", 2), "split"),
         (T + "model", ("str", "gpt2"), "tokenizer.ggml.model is 'gpt2'"),
         (T + "bos_token_id", ("u32", 100_000), "bos_token_id is 100000"),
         (T + "eos_token_id", ("u32", 5), "not a control token"),
-        (T + "padding_token_id", ("u32", 99_999), "padding_token_id is 99999"),
+        (T + "unknown_token_id", ("u32", 99_999), "unknown_token_id is 99999"),
         (T + "precompiled_charsmap", ("array[u8]", [1, 2]), "precompiled_charsmap is not known"),
         ("tokenizer.chat_template", ("str", "x" * 70_000), "chat_template is longer"),
-        ("tokenizer.chat_template.tool_use", ("str", "x"), "not known"),
+        ("tokenizer.chat_template.tool_use", ("str", "x" * 70_000), "chat_template.tool_use is longer"),
+        ("tokenizer.chat_template.a.b", ("str", "x"), "not known"),
     ],
 )
 def test_refuses_keys(tmp_path: Path, key: str, typed: tuple, said: str) -> None:
@@ -191,13 +197,59 @@ def test_refuses_keys(tmp_path: Path, key: str, typed: tuple, said: str) -> None
         "llama.embedding_length",
         T + "tokens",
         T + "scores",
-        T + "eos_token_id",
     ],
 )
 def test_refuses_what_lacks_a_key(tmp_path: Path, key: str) -> None:
     model = tiny_model()
     del model.metadata[key]
     assert f"{key} is missing" in refusal(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {T + "bos_token_id": None, T + "eos_token_id": None},  # early 2023: llama.cpp takes 1 and 2
+        {T + "padding_token_id": ("u32", 0xFFFFFFFF)},
+        {T + "add_sep_token": ("bool", False)},
+        {"tokenizer.chat_template.tool_use": ("str", "x"), "tokenizer.chat_templates": ("array[str]", ["tool_use"])},
+        {"llama.rope.scale_linear": ("f32", 2.0)},
+        {"llama.rope.scaling.finetuned": ("bool", False)},
+        {"llama.tensor_data_layout": ("str", "Meta AI original pth")},
+        {"llama.expert_count": ("u32", 0), "llama.expert_used_count": ("u32", 0)},
+        {f"llama.rope.scaling.{key}": ("f32", 1.0) for key in ("yarn_ext_factor", "yarn_beta_fast", "yarn_beta_slow")},
+    ],
+)
+def test_keys_of_files_in_use_are_accepted_and_load(tmp_path: Path, changes: dict[str, tuple | None]) -> None:
+    model = tiny_model()
+    for key, typed in changes.items():
+        if typed is None:
+            model.metadata.pop(key, None)
+        else:
+            model.metadata[key] = typed
+    path = tmp_path / "zephyr.gguf"
+    path.write_bytes(model.build())
+    check_runnable(read_gguf(path))
+    LlamaModel.load(path, EngineSettings(n_threads=1)).close()
+
+
+def test_an_end_token_that_its_file_calls_user_defined_is_a_control_token_here(tmp_path: Path) -> None:
+    """ChatML models of 2023: <|im_end|> ends the turns, and convert.py wrote it as user-defined."""
+    tokens, scores, types = vocabulary(["<|im_end|>"])
+    eos = tokens.index("<|im_end|>")
+    types[eos] = 4
+    model = tiny_model(vocab=(tokens, scores, types))
+    model.metadata[T + "eos_token_id"] = ("u32", eos)
+    path = tmp_path / "zephyr.gguf"
+    path.write_bytes(model.build())
+    check_runnable(read_gguf(path))
+    loaded = LlamaModel.load(path, EngineSettings(n_threads=1))
+    try:
+        assert loaded.control_tokens["<|im_end|>"] == eos
+        chat = [Message("user", "now <|im_end|> then")]
+        ids = encode_chat(ChatTemplate.named("zephyr"), chat, loaded)
+        assert ids.count(eos) == 1, "the template's own; what was typed is spelled out"
+    finally:
+        loaded.close()
 
 
 def test_refuses_vocabularies(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ MAX_TEMPLATE_BYTES: Final = 64 << 10
 TAIL_BYTES: Final = 65536  # after the last tensor: padding, nothing else
 MIN_TOKENS: Final = 3 + 256  # unknown, start, end, and a token for each byte
 
-CONTROL, BYTE = 3, 6  # llama.cpp's llama_token_type
+CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # llama.cpp's llama_token_type
 N_TOKEN_TYPES: Final = 6
 _BYTE_TEXT = re.compile(r"<0x[0-9A-F]{2}>\Z")
 _OTHER_MODEL: Final = "Use a GGUF of Zephyr, Mistral or another model of the llama architecture with SentencePiece"
@@ -59,6 +59,7 @@ def _choice(*choices: str, required: bool = False) -> _Rule:
 
 _TOKEN_ID: Final = _u32(0, MAX_TOKENS - 1)
 _FLAG: Final = _Rule("bool")
+_TEMPLATE: Final = _Rule("str")
 
 RULES: Final[Mapping[str, _Rule]] = {
     "general.architecture": _choice("llama", required=True),
@@ -84,6 +85,15 @@ RULES: Final[Mapping[str, _Rule]] = {
     "llama.rope.scaling.factor": _f32(1e-3, 1e4),
     "llama.rope.scaling.original_context_length": _u32(1, 1 << 20),
     "llama.rope.scaling.attn_factor": _f32(1e-3, 1e3),
+    "llama.rope.scaling.yarn_ext_factor": _f32(-1.0, 1e3),
+    "llama.rope.scaling.yarn_attn_factor": _f32(-1.0, 1e3),
+    "llama.rope.scaling.yarn_beta_fast": _f32(-1.0, 1e4),
+    "llama.rope.scaling.yarn_beta_slow": _f32(-1.0, 1e4),
+    "llama.rope.scaling.finetuned": _FLAG,
+    "llama.rope.scale_linear": _f32(1e-3, 1e4),  # files of 2023
+    "llama.tensor_data_layout": _Rule("str"),
+    "llama.expert_count": _u32(0, 0),
+    "llama.expert_used_count": _u32(0, 0),
     "llama.vocab_size": _u32(1, MAX_TOKENS),
     "tokenizer.ggml.model": _choice("llama", required=True),
     "tokenizer.ggml.pre": _Rule("str"),
@@ -91,10 +101,10 @@ RULES: Final[Mapping[str, _Rule]] = {
     "tokenizer.ggml.scores": _Rule("array[f32]", required=True),
     "tokenizer.ggml.token_type": _Rule("array[i32]", required=True),
     "tokenizer.ggml.merges": _Rule("array[str]"),
-    "tokenizer.ggml.bos_token_id": _u32(0, MAX_TOKENS - 1, required=True),
-    "tokenizer.ggml.eos_token_id": _u32(0, MAX_TOKENS - 1, required=True),
+    "tokenizer.ggml.bos_token_id": _TOKEN_ID,
+    "tokenizer.ggml.eos_token_id": _TOKEN_ID,
     "tokenizer.ggml.unknown_token_id": _TOKEN_ID,
-    "tokenizer.ggml.padding_token_id": _TOKEN_ID,
+    "tokenizer.ggml.padding_token_id": _u32(0, 0xFFFFFFFF),  # LLaMA-1's -1; llama.cpp ignores one out of range
     "tokenizer.ggml.eot_token_id": _TOKEN_ID,
     "tokenizer.ggml.eom_token_id": _TOKEN_ID,
     "tokenizer.ggml.seperator_token_id": _TOKEN_ID,  # llama.cpp's spelling
@@ -102,11 +112,28 @@ RULES: Final[Mapping[str, _Rule]] = {
     "tokenizer.ggml.cls_token_id": _TOKEN_ID,
     "tokenizer.ggml.add_bos_token": _FLAG,
     "tokenizer.ggml.add_eos_token": _FLAG,
+    "tokenizer.ggml.add_sep_token": _FLAG,
     "tokenizer.ggml.add_space_prefix": _FLAG,
     "tokenizer.ggml.remove_extra_whitespaces": _FLAG,
-    "tokenizer.chat_template": _Rule("str"),
+    "tokenizer.chat_template": _TEMPLATE,
+    "tokenizer.chat_templates": _Rule("array[str]"),
 }
+_NAMED_TEMPLATE: Final = re.compile(r"tokenizer\.chat_template\.[A-Za-z0-9_\-]{1,64}\Z")
 _GUARDED_PREFIXES: Final = ("llama.", "tokenizer.", "split.")
+_DEFAULT_IDS: Final = {
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+}  # llama.cpp's, for SentencePiece
+
+
+def rule_for(key: str) -> _Rule | None:
+    """What the value of a key must be; None for a key without a rule."""
+    return _TEMPLATE if _NAMED_TEMPLATE.match(key) else RULES.get(key)
+
+
+def is_allowed_key(key: str) -> bool:
+    """Whether a file may have this key: it has a rule, or is under a prefix that is only text to llama.cpp."""
+    return rule_for(key) is not None or not key.startswith(_GUARDED_PREFIXES)
 
 
 def check_runnable(gguf: GGUFFile) -> None:
@@ -126,8 +153,10 @@ class _Check:
         for key, rule in RULES.items():
             self._check_rule(key, rule)
         for key in self._gguf.metadata:
-            if key.startswith(_GUARDED_PREFIXES) and key not in RULES:
+            if not is_allowed_key(key):
                 raise self._refused(f"the key {key} is not known for this architecture", _OTHER_MODEL)
+            if (known := rule_for(key)) is not None:
+                self._check_rule(key, known)
         n_tokens = self._check_vocabulary()
         self._check_tensors(n_tokens)
 
@@ -174,9 +203,9 @@ class _Check:
         if not all(map(math.isfinite, scores)):
             raise self._refused(f"{prefix}scores has a value that is not finite", _REBUILD)
         self._check_special_ids(n_tokens, types)
-        template = self._gguf.text("tokenizer.chat_template")
-        if len(template.encode()) > MAX_TEMPLATE_BYTES:
-            raise self._refused(f"tokenizer.chat_template is longer than {MAX_TEMPLATE_BYTES} bytes", _REBUILD)
+        for key in self._gguf.metadata:
+            if rule_for(key) is _TEMPLATE and len(self._gguf.text(key).encode()) > MAX_TEMPLATE_BYTES:
+                raise self._refused(f"{key} is longer than {MAX_TEMPLATE_BYTES} bytes", _REBUILD)
         return n_tokens
 
     def _check_tokens(self, tokens: Sequence[str], types: Sequence[int]) -> None:
@@ -204,11 +233,12 @@ class _Check:
 
     def _check_special_ids(self, n_tokens: int, types: Sequence[int]) -> None:
         for key in RULES:
-            if key.endswith("_token_id") and key in self._gguf.metadata and self._int(key) >= n_tokens:
+            if RULES[key] is _TOKEN_ID and key in self._gguf.metadata and self._int(key) >= n_tokens:
                 raise self._refused(f"{key} is {self._int(key)}, not below the {n_tokens} tokens", _REBUILD)
-        for key in ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"):
-            if types[self._int(key)] != CONTROL:
-                raise self._refused(f"{key} is {self._int(key)}, which is not a control token", _REBUILD)
+        for key, default in _DEFAULT_IDS.items():
+            # Converters of 2023 called an added token such as <|im_end|> user-defined, also where it ends the turns.
+            if types[self._int(key, default)] not in (CONTROL, USER_DEFINED):
+                raise self._refused(f"{key} is {self._int(key, default)}, which is not a control token", _REBUILD)
 
     # --- tensors ---
 

@@ -267,7 +267,8 @@ def test_an_index_that_leaves_the_folder(tmp_path: Path) -> None:
 
 def test_the_same_tensor_in_two_shards(checkpoint: Path) -> None:
     shutil.copy(checkpoint / "model.safetensors", checkpoint / "model-2.safetensors")
-    refuse(checkpoint, "again in model.safetensors")
+    (checkpoint / "model.safetensors").rename(checkpoint / "model-1.safetensors")
+    refuse(checkpoint, "again in model-2.safetensors")
 
 
 def test_nan(checkpoint: Path) -> None:
@@ -325,11 +326,6 @@ def test_a_tokenizer_with_far_fewer_tokens(tmp_path: Path) -> None:
     refuse(build_checkpoint(tmp_path / "checkpoint", ModelShape(n_layers=1, vocab_size=2048)), "1536 rows without one")
 
 
-def test_an_added_token_beyond_the_embedding(checkpoint: Path) -> None:
-    write_json(checkpoint / "added_tokens.json", {"<pad>": 512})
-    refuse(checkpoint, "added_tokens.json has the token '<pad>' with id 512, and the embedding 512 rows")
-
-
 def test_an_added_token_that_repeats_another(checkpoint: Path) -> None:
     write_json(checkpoint / "added_tokens.json", {"<s>": 300})
     refuse(checkpoint, "the tokens 1 and 300 are both '<s>'")
@@ -363,16 +359,6 @@ def _with_equal_scores(model: bytes) -> bytes:
 
 
 # --- side files
-
-
-def test_a_model_card_that_is_no_yaml(checkpoint: Path) -> None:
-    (checkpoint / "README.md").write_text("---\nlicense: [\n---\n")
-    refuse(checkpoint, "README.md")
-
-
-def test_a_generation_config_with_text_for_a_number(checkpoint: Path) -> None:
-    write_json(checkpoint / "generation_config.json", {"temperature": "hot"})
-    refuse(checkpoint, "general.sampling.temp is 'hot'")
 
 
 # --- the output

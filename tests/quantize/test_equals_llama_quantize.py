@@ -25,13 +25,7 @@ SHAPES = {
 }
 
 
-@llama_cpp.llama_log_callback
-def _quiet(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
-    pass
-
-
 def llama_quantize(source: Path, target: Path, file_type: FileType) -> None:
-    llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = file_type.ftype
     params.nthread = 2

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.repl.screen import visible
 
 if TYPE_CHECKING:
     from zephyr_local.convert.hf_to_gguf import ConvertResult, Progress
@@ -130,4 +131,6 @@ def command(
         result = convert_checkpoint(
             checkpoint, target, file_type, ConvertOptions(threads=threads, overwrite=overwrite), update
         )
+    for notice in result.notices:
+        click.echo(f"note: {visible(notice)}", err=True)
     click.echo(_summary(target, result), err=True)

@@ -180,7 +180,8 @@ class LlamaModel:
         for token in range(self.n_vocab):
             text: bytes = _C.llama_vocab_get_text(vocab, token)
             attributes = _C.llama_vocab_get_attr(vocab, token)
-            if attributes & _CONTROL_ATTRIBUTES or _C.llama_vocab_is_eog(vocab, token):
+            steers = token in (self.bos_id, self.eos_id) or _C.llama_vocab_is_eog(vocab, token)
+            if attributes & _CONTROL_ATTRIBUTES or steers:  # the latter whatever type the file gave them
                 self.control_tokens[text.decode("utf-8", "replace")] = token
             elif attributes & _BYTE_ATTRIBUTE:
                 self.byte_tokens[int(text[3:5], 16)] = token
