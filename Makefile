@@ -6,6 +6,10 @@ WHEELS  := .wheelhouse
 RUNTIME := $(VENV)/.runtime-installed
 DEV     := $(VENV)/.dev-installed
 
+ifneq ($(words $(CURDIR)),1)
+$(error The path of this folder has a space in it, which llama.cpp's build cannot take. Move the folder)
+endif
+
 # Build libllama and ggml alone: neither the multimodal library nor the command-line tools' shared code, which the Python
 # binding never loads (cmake/llama_only.cmake says how). What you set yourself (CMAKE_ARGS="-DGGML_CUDA=on") is kept.
 export CMAKE_ARGS := -DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama.cpp_INCLUDE=$(CURDIR)/cmake/llama_only.cmake $(CMAKE_ARGS)
@@ -36,7 +40,7 @@ tiny: $(DEV)
 	$(VENV)/bin/python -m zephyr_local.train.tiny_model --out build/zephyr-tiny
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing zephyr-local into $(VENV). The first time, llama.cpp is compiled: a few minutes."

@@ -176,3 +176,8 @@ def vocab_only_model(vocab: tuple[list[str], list[float], list[int]]) -> TinyMod
     model = tiny_model(vocab=vocab, n_block=1)
     model.tensors = []
     return model
+
+
+def write_endless_model(folder: Path) -> Path:
+    """A model whose likeliest answer fills its 65,536 tokens of context, which takes a minute unless it is stopped."""
+    return tiny_model(n_ctx_train=65_536).write(folder / "endless-zephyr.gguf")

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 import zephyr_local
+from tests.cli.command import ROOT
 from tests.engine.conftest import SETTINGS, slow_path, tiny_path  # noqa: F401 — fixtures
+from tests.gguf_builder import tiny_model
 from zephyr_local import (
     ContextExceededError,
     EngineError,
@@ -210,3 +212,83 @@ def test_leaving_the_interpreter_in_the_middle_of_an_answer(tiny_path: Path) -> 
     )
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert (child.returncode, child.stdout, child.stderr) == (0, "", "")
+
+
+def test_ctrl_c_while_a_model_loads_ends_the_load(tmp_path: Path) -> None:
+    """SIGINT in the middle of reading weights: nothing printed by ctypes, KeyboardInterrupt in the caller."""
+    large = tiny_model(n_embd=1024, n_head=8, n_head_kv=8, n_block=4, n_ff=4096)  # 260 MB of F32
+    path = tmp_path / "zephyr-large.gguf"
+    path.write_bytes(large.build())
+    program = f"""
+import os, signal, threading, time
+from zephyr_local import Zephyr
+begun = threading.Event()
+def interrupt():
+    begun.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    Zephyr({str(path)!r}, on_progress=lambda share: begun.set())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.stdout == "interrupted\n", done
+    assert done.stderr == ""
+
+
+def test_an_error_while_loading_reaches_the_caller(tiny_path: Path) -> None:  # noqa: F811
+    class Stop(Exception):
+        pass
+
+    def stop(_share: float) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        Zephyr(tiny_path, on_progress=stop)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_forked_child_is_told_and_leaves(tiny_path: Path) -> None:  # noqa: F811
+    program = f"""
+import os, sys
+from zephyr_local import EngineError, Zephyr
+model = Zephyr({str(tiny_path)!r})
+child = os.fork()
+if child == 0:
+    try:
+        model.complete([{{"role": "user", "content": "a"}}])
+    except EngineError as error:
+        assert "fork" in str(error)
+        model.close()
+        sys.exit(7)
+    sys.exit(8)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert model.complete([{{"role": "user", "content": "a"}}]).finish.completion_tokens >= 1
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_thread_that_ended_does_not_hold_the_model(zephyr: Zephyr) -> None:
+    pieces = zephyr.stream(HELLO, Sampling(temperature=0, max_tokens=8))
+    reader = threading.Thread(target=lambda: next(pieces))
+    reader.start()
+    reader.join()
+    list(pieces)  # goes on in this thread
+    assert zephyr.complete(HELLO, Sampling(temperature=0, max_tokens=2)).finish.completion_tokens <= 2
+
+
+@pytest.mark.parametrize(
+    "wrong", ["Hello", ["hello"], [None], {"role": "user", "content": "x"}, [{"role": "user"}], []]
+)
+def test_what_is_no_list_of_messages_is_refused(zephyr: Zephyr, wrong: object) -> None:
+    with pytest.raises(InvalidInputError):
+        zephyr.stream(wrong)  # type: ignore[arg-type]
+
+
+def test_the_bundled_model_is_asked_for_its_likeliest_answer() -> None:
+    with Zephyr() as bundled:
+        assert bundled.default_sampling == Sampling(temperature=0.0)
+        question = [{"role": "user", "content": "What is the capital of France?"}]
+        assert bundled.complete(question).text == bundled.complete(question, Sampling(temperature=0)).text

@@ -263,3 +263,16 @@ def test_a_chat_that_cannot_fit_is_refused_early(tmp_path: Path) -> None:
     with pytest.raises(ContextExceededError, match="400000 tokens or more"):
         encode_chat(ZEPHYR, chat("🧿" * 100_000), model)
     model.close()
+
+
+def test_a_vocabulary_that_cannot_be_guarded_ends_with_an_error(mistral_vocabulary: LlamaModel) -> None:  # noqa: F811
+    class Hostile:
+        """A vocabulary whose control tokens are single characters, which breaking them leaves whole."""
+
+        control_tokens = {"a": 0, "</s>": 2}  # noqa: RUF012
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(mistral_vocabulary, name)
+
+    with pytest.raises(TemplateError, match="cannot be told from text"):
+        encode_chat(ChatTemplate.named("zephyr"), [Message("user", "xa")], Hostile())  # type: ignore[arg-type]

@@ -252,6 +252,17 @@ def test_an_end_token_that_its_file_calls_user_defined_is_a_control_token_here(t
         loaded.close()
 
 
+@pytest.mark.parametrize("key", [None, "tokenizer.ggml.eot_token_id"])
+def test_refuses_a_control_token_of_one_character(tmp_path: Path, key: str | None) -> None:
+    tokens, scores, types = vocabulary()
+    if key is None:
+        types[tokens.index("a")] = 3
+    model = tiny_model(vocab=(tokens, scores, types))
+    if key is not None:
+        model.metadata[key] = ("u32", tokens.index("a"))
+    assert "is the single character 'a'" in refusal(tmp_path, model)
+
+
 def test_refuses_vocabularies(tmp_path: Path) -> None:
     def with_vocabulary(change) -> str:
         tokens, scores, types = vocabulary()

@@ -16,6 +16,9 @@ from zephyr_local.settings import EngineSettings, Sampling
     ("name", "value"),
     [
         ("temperature", -0.1),
+        ("temperature", "0.7"),
+        ("top_k", 50.0),
+        ("top_k", True),
         ("temperature", float("nan")),
         ("temperature", float("inf")),
         ("top_p", 1.1),
@@ -41,6 +44,7 @@ def test_sampling_refuses(name: str, value: object) -> None:
     ("name", "value"),
     [
         ("n_ctx", 0),
+        ("n_ctx", "4096"),
         ("n_ctx", 1 << 21),
         ("n_batch", 0),
         ("n_threads", 0),

@@ -20,7 +20,7 @@ from zephyr_local.data import bundled_model_path
 from zephyr_local.engine.cancel import CancelFlag
 from zephyr_local.engine.session import Session
 from zephyr_local.errors import EngineError, InvalidInputError
-from zephyr_local.settings import EngineSettings, Sampling
+from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, Sampling
 
 _PIECES_AHEAD: Final = 64  # how far the model may run ahead of a slow reader
 _WAIT_S: Final = 0.2  # Windows delivers Ctrl+C only between waits
@@ -37,7 +37,11 @@ class Reply:
 
 
 class Zephyr:
-    """A model, loaded; a context manager. Any thread may use it; it gives one answer at a time, the next one waits."""
+    """A model, loaded; a context manager. Any thread may use it; it gives one answer at a time, the next one waits.
+
+    A thread that last read from an unfinished answer cannot ask for another: it would wait for itself. Where a pool's
+    threads take turns at an answer, read each answer on a thread of its own.
+    """
 
     def __init__(
         self,
@@ -50,19 +54,26 @@ class Zephyr:
         """Load the GGUF at ``path``; without one, the tiny model that is shipped with the package.
 
         ``template`` is ``zephyr`` or the path of a Jinja file, where the model brings none. ``on_progress`` takes the
-        share of the load that is done, 0 to 1; an exception of its ends the load and comes out of here. Raises
-        ModelNotFoundError, ModelFileError, TemplateError and EngineError.
+        share of the load that is done, 0 to 1, on another thread; an exception of its ends the load and comes out of
+        here, and so does Ctrl+C. Raises ModelNotFoundError, ModelFileError, TemplateError and EngineError.
         """
-        self._session = Session.open(
-            bundled_model_path() if path is None else Path(path),
-            settings or EngineSettings(),
-            template=template if template is None or isinstance(template, str) else Path(template),
-            progress=on_progress,
+        file = bundled_model_path() if path is None else Path(path)
+        self.default_sampling = BUNDLED_MODEL_SAMPLING if path is None else Sampling()
+        """How answers are sampled where ``stream`` and ``complete`` are not told."""
+        self._session = _load_on_thread(
+            lambda cancelled: Session.open(
+                file,
+                settings or EngineSettings(),
+                template=template if template is None or isinstance(template, str) else Path(template),
+                progress=on_progress,
+                cancelled=cancelled,
+            )
         )
         self._worker = _Worker(self._session)
         self._turn = threading.Lock()  # held from an answer's first piece to its end, maybe by several threads
         self._answering: _Answer | None = None
-        self._answering_thread: int | None = None
+        self._answering_thread: threading.Thread | None = None  # that last read a piece
+        self._process_id = os.getpid()
         self._closed = False
         _open_models.add(self)
 
@@ -88,7 +99,7 @@ class Zephyr:
         InvalidInputError at once; EngineError, TemplateError and ContextExceededError from the iterator.
         """
         self._require_open()
-        return self._pieces(_Answer(parse_messages(messages), sampling or Sampling()))
+        return self._pieces(_Answer(parse_messages(messages), sampling or self.default_sampling))
 
     def complete(self, messages: Iterable[MessageLike], sampling: Sampling | None = None) -> Reply:
         """The whole answer to a chat."""
@@ -107,7 +118,8 @@ class Zephyr:
 
     def close(self) -> None:
         """Cancel what runs and free the model. Closing twice is fine."""
-        if self._closed:
+        # In a forked child there is no worker to stop, and the model is the parent's.
+        if self._closed or self._process_id != os.getpid():
             return
         self._closed = True
         if (answer := self._answering) is not None:
@@ -123,20 +135,23 @@ class Zephyr:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_answering"):  # else it never finished loading
+        if hasattr(self, "_closed"):  # else it never finished loading
             self.close()
 
     def _pieces(self, answer: _Answer) -> Generator[Piece, None, None]:
-        if self._answering_thread == threading.get_ident():
+        if self._answering_thread is threading.current_thread():
             raise InvalidInputError(
                 "another answer of this model is still open in this thread", "Read it to its end or close it first"
             )
         with self._turn:
             self._require_open()
-            self._answering, self._answering_thread = answer, threading.get_ident()
+            self._answering = answer
             try:
                 self._worker.give(answer)
+                if self._closed:  # meanwhile, by a thread that could not see this answer yet
+                    answer.abandon()
                 while (piece := answer.get()) is not None:
+                    self._answering_thread = threading.current_thread()
                     yield piece
             finally:
                 # Ready before the wait, which another Ctrl+C may end: the worker takes one answer after another anyway.
@@ -146,8 +161,46 @@ class Zephyr:
                     answer.wait()
 
     def _require_open(self) -> None:
+        if self._process_id != os.getpid():
+            raise EngineError(
+                "the model was loaded before this process was forked", "Load it after the fork, or use spawn"
+            )
         if self._closed:
             raise _closed_error()
+
+
+def _load_on_thread(load: Callable[[Callable[[], bool]], Session]) -> Session:
+    """Run ``load(cancelled)`` on a thread of its own, so that Ctrl+C reaches the caller and never native code.
+
+    Python raises KeyboardInterrupt on the main thread, also at the first instruction of a callback from C, before any
+    ``try``: there it would be printed, lost, and C given an undefined answer.
+    """
+    loaded: list[Session] = []
+    failed: list[BaseException] = []
+    stop, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        try:
+            loaded.append(load(stop.is_set))
+        except BaseException as error:  # the caller raises it
+            failed.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=work, name="zephyr-local-load", daemon=True).start()
+    try:
+        while not done.wait(_WAIT_S):
+            pass
+    except BaseException:
+        stop.set()
+        while not done.wait(_WAIT_S):
+            pass
+        for session in loaded:
+            session.close()
+        raise
+    if failed:
+        raise failed[0]
+    return loaded[0]
 
 
 def _closed_error() -> EngineError:

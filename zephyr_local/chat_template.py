@@ -35,6 +35,7 @@ ZEPHYR_TEMPLATE: Final = (
 
 MAX_FILE_BYTES: Final = 64 << 10
 MAX_RENDERED_CHARS: Final = 16 << 20
+_ATTEMPTS: Final = 100  # one or two do; a vocabulary that was made to be unbreakable must not hold us for ever
 _CHOOSE: Final = "Give --template zephyr, or --template FILE with the Jinja template that the model was trained with"
 
 
@@ -247,7 +248,7 @@ def encode_chat(
     split_at = re.compile(
         "(" + "|".join(re.escape(t) for t in sorted(vocabulary.control_tokens, key=len, reverse=True)) + ")"
     )
-    nonce = _nonce(messages)
+    nonce = _nonce(messages, split_at)
     guarded = [Message(m.role, _break(m.content, split_at, nonce)) for m in messages]
     rendered = template.render(guarded, texts, add_generation_prompt=add_generation_prompt)
     blank = [Message(m.role, nonce if m.content else "") for m in messages]
@@ -279,21 +280,30 @@ def _check_size(messages: Sequence[Message], vocabulary: Vocabulary) -> None:
         )
 
 
-def _nonce(messages: Sequence[Message]) -> str:
-    """A string that is in none of the messages and that no template writes: two private-use characters and chance."""
-    while True:
-        nonce = f"\ue000{secrets.token_hex(8)}\ue001"
-        if not any(nonce in message.content for message in messages):
+def _nonce(messages: Sequence[Message], split_at: re.Pattern[str]) -> str:
+    """A string that is in none of the messages, holds no control token, and that no template writes."""
+    for _ in range(_ATTEMPTS):
+        nonce = f"\ue000{secrets.token_hex(8)}\ue001"  # two private-use characters and chance
+        if not split_at.search(nonce) and not any(nonce in message.content for message in messages):
             return nonce
+    raise _unbreakable()
 
 
 def _break(content: str, split_at: re.Pattern[str], nonce: str) -> str:
     # Until nothing is left: breaking one token may leave another that began inside it.
-    previous = None
-    while content != previous:
-        previous = content
-        content = split_at.sub(lambda found: found.group()[0] + nonce + found.group()[1:], content)
-    return content
+    for _ in range(_ATTEMPTS):
+        broken = split_at.sub(lambda found: found.group()[0] + nonce + found.group()[1:], content)
+        if broken == content:
+            return content
+        content = broken
+    raise _unbreakable()
+
+
+def _unbreakable() -> TemplateError:
+    return TemplateError(
+        "the vocabulary has a control token that cannot be told from text, such as one of a single character",
+        "Use another model file",
+    )
 
 
 def _unbreak(part: str, nonce: str, template_name: str) -> str:

@@ -56,14 +56,22 @@ class Piece:
 
 def parse_messages(messages: Iterable[Message | Mapping[str, object]]) -> tuple[Message, ...]:
     """Turn OpenAI-style mappings (``role``, ``content``) into messages, or say which one is not one."""
+    if isinstance(messages, (str, bytes, Mapping)):
+        raise InvalidInputError(
+            f"messages is a {type(messages).__name__}", 'Give a list such as [{"role": "user", "content": "Hello"}]'
+        )
     parsed: list[Message] = []
     for index, item in enumerate(messages):
         role: object
         content: object
         if isinstance(item, Message):
             role, content = item.role, item.content
-        else:
+        elif isinstance(item, Mapping):
             role, content = item.get("role"), item.get("content")
+        else:
+            raise InvalidInputError(
+                f"message {index} is of type {type(item).__name__}", 'Give {"role": "user", "content": "Hello"}'
+            )
         if role not in ROLES:
             raise InvalidInputError(f"message {index} has the role {role!r}", f"Use one of {', '.join(ROLES)}")
         if not isinstance(content, str):

@@ -125,6 +125,8 @@ _DEFAULT_IDS: Final = {
     "tokenizer.ggml.eos_token_id": 2,
 }  # llama.cpp's, for SentencePiece
 
+_TURN_ENDS: Final = (*_DEFAULT_IDS, "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+
 
 def rule_for(key: str) -> _Rule | None:
     """What the value of a key must be; None for a key without a rule."""
@@ -202,7 +204,7 @@ class _Check:
         self._check_tokens(tokens, types)
         if not all(map(math.isfinite, scores)):
             raise self._refused(f"{prefix}scores has a value that is not finite", _REBUILD)
-        self._check_special_ids(n_tokens, types)
+        self._check_special_ids(tokens, types)
         for key in self._gguf.metadata:
             if rule_for(key) is _TEMPLATE and len(self._gguf.text(key).encode()) > MAX_TEMPLATE_BYTES:
                 raise self._refused(f"{key} is longer than {MAX_TEMPLATE_BYTES} bytes", _REBUILD)
@@ -231,7 +233,8 @@ class _Check:
             if f"<0x{byte:02X}>" not in distinct:
                 raise self._refused(f"{where} lacks the byte token <0x{byte:02X}>", _OTHER_MODEL)
 
-    def _check_special_ids(self, n_tokens: int, types: Sequence[int]) -> None:
+    def _check_special_ids(self, tokens: Sequence[str], types: Sequence[int]) -> None:
+        n_tokens = len(tokens)
         for key in RULES:
             if RULES[key] is _TOKEN_ID and key in self._gguf.metadata and self._int(key) >= n_tokens:
                 raise self._refused(f"{key} is {self._int(key)}, not below the {n_tokens} tokens", _REBUILD)
@@ -239,6 +242,11 @@ class _Check:
             # Converters of 2023 called an added token such as <|im_end|> user-defined, also where it ends the turns.
             if types[self._int(key, default)] not in (CONTROL, USER_DEFINED):
                 raise self._refused(f"{key} is {self._int(key, default)}, which is not a control token", _REBUILD)
+        steering = {i for i, kind in enumerate(types) if kind == CONTROL}
+        steering |= {self._int(key, _DEFAULT_IDS.get(key, -1)) for key in _TURN_ENDS} - {-1}
+        for token in sorted(steering):
+            if len(tokens[token]) < 2:  # it could not be told from typed text
+                raise self._refused(f"the control token {token} is the single character {tokens[token]!r}", _REBUILD)
 
     # --- tensors ---
 

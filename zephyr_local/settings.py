@@ -22,6 +22,18 @@ def _require(condition: bool, problem: str, remedy: str) -> None:
         raise InvalidInputError(problem, remedy)
 
 
+def _require_numbers(settings: object, whole: tuple[str, ...], real: tuple[str, ...] = ()) -> None:
+    """Refuse text and the like, which would otherwise fail far from here; None is left to each field."""
+    for name in (*whole, *real):
+        value = getattr(settings, name)
+        kinds = (int,) if name in whole else (int, float)
+        _require(
+            value is None or (isinstance(value, kinds) and not isinstance(value, bool)),
+            f"{name} is {value!r}",
+            f"Give a {'whole number' if name in whole else 'number'}",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """How a model is loaded. Names are llama.cpp's."""
@@ -40,6 +52,7 @@ class EngineSettings:
     """Refuse weights that are NaN or infinite; reads the whole file once."""
 
     def __post_init__(self) -> None:
+        _require_numbers(self, ("n_ctx", "n_batch", "n_threads", "n_gpu_layers"))
         _require(
             self.n_ctx is None or 8 <= self.n_ctx <= MAX_N_CTX,
             f"n_ctx is {self.n_ctx}, outside 8 to {MAX_N_CTX}",
@@ -81,6 +94,7 @@ class Sampling:
     """The answer ends before the first of these strings; they are not part of it."""
 
     def __post_init__(self) -> None:
+        _require_numbers(self, ("top_k", "seed", "max_tokens"), ("temperature", "top_p", "min_p", "repeat_penalty"))
         for name, low, high in (
             ("temperature", 0.0, 100.0),
             ("top_p", 0.0, 1.0),
@@ -109,3 +123,7 @@ class Sampling:
             f"stop is {self.stop!r}",
             "Give a tuple of strings, none of them empty",
         )
+
+
+BUNDLED_MODEL_SAMPLING = Sampling(temperature=0.0)
+"""For zephyr-tiny: a model of a few million parameters knows one answer; sampling among others makes it wrong."""

@@ -7,8 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import pytest
 
 from tests.cli.command import ROOT, zephyr_local
+from tests.gguf_builder import write_endless_model
 
 GREEDY = ("--temperature", "0")
 
@@ -65,9 +69,8 @@ def test_stdin_that_is_not_utf8_is_refused():
     assert "not UTF-8" in done.stderr
 
 
-def test_ctrl_c_in_a_pipe_leaves_with_130():
-    # At this temperature every token is as likely as any other, so the answer goes on until it is stopped.
-    endless = ("--temperature", "100", "--top-k", "0", "--top-p", "1", "--seed", "1", "-p", "Hello")
+def test_ctrl_c_in_a_pipe_leaves_with_130(tmp_path: Path):
+    endless = (str(write_endless_model(tmp_path)), "--temperature", "0", "--n-ctx", "65536", "-p", "Hello")
     process = subprocess.Popen(
         [sys.executable, "-m", "zephyr_local", "chat", *endless],
         cwd=ROOT,
@@ -80,6 +83,38 @@ def test_ctrl_c_in_a_pipe_leaves_with_130():
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130, stderr
     assert b"Traceback" not in stderr
+
+
+def test_the_bundled_model_answers_the_same_each_time_unless_told_otherwise():
+    ask = ("chat", "-p", "What is the capital of France?")
+    assert {zephyr_local(*ask).stdout for _ in range(2)} == {zephyr_local(*ask, *GREEDY).stdout}
+    hot = {zephyr_local(*ask, "--temperature", "50", "--top-p", "1", "--seed", str(seed)).stdout for seed in (1, 2)}
+    assert len(hot) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
+def test_a_full_disk_behind_stdout_is_not_called_our_mistake():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "zephyr_local", "chat", "-p", "Hello"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert "the system refused" in done.stderr
+    assert "mistake of ours" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors are closed in a POSIX shell")
+@pytest.mark.parametrize(("closing", "words"), [("<&-", "stdin holds no question"), ("-p hi >&-", "stdout is closed")])
+def test_closed_streams_are_said(closing: str, words: str):
+    command = f"'{sys.executable}' -m zephyr_local chat {closing}"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert words in done.stderr
 
 
 def test_a_reader_that_leaves_early_is_no_error():

@@ -58,7 +58,10 @@ def test_a_converted_model_chats_and_is_inspected(checkpoint: Path, tmp_path: Pa
     assert chat.stdout.strip()
     shown = zephyr_local("inspect", file)
     assert "blk.1.ffn_down.weight" in shown.stdout
-    assert "This runtime loads it" in shown.stdout
+    assert (
+        "chat loads it with --template: zephyr-small-Q4_K_M.gguf brings a chat template that is not known"
+        in shown.stdout
+    )
     with file.open("r+b") as stream:
         stream.truncate(file.stat().st_size - 100)
     broken = zephyr_local("inspect", file)
@@ -72,6 +75,8 @@ def test_inspect_as_json(checkpoint: Path, tmp_path: Path):
     assert zephyr_local("quantize", checkpoint, "--q4_k_m", cwd=tmp_path).returncode == 0
     shown = json.loads(zephyr_local("inspect", tmp_path / "zephyr-small-Q4_K_M.gguf", "--json").stdout)
     assert shown["refusal"] is None
+    assert shown["template"] is None
+    assert "--template" in shown["template_refusal"]
     assert shown["metadata"]["general.architecture"] == "llama"
     assert len(shown["metadata"]["tokenizer.ggml.tokens"]) == 512
     assert {"name": "output_norm.weight", "type": "F32", "shape": [256]}.items() <= next(
@@ -84,3 +89,20 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path):
     assert done.returncode == 1
     assert "config.json" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_inspect_says_what_chat_would_do_with_the_bundled_model():
+    from zephyr_local.data import bundled_model_path
+
+    assert zephyr_local("inspect", bundled_model_path()).stdout.endswith("\nchat loads it; chat template: zephyr\n")
+
+
+def test_what_is_left_out_is_said(checkpoint: Path, tmp_path: Path):
+    import shutil
+
+    folder = tmp_path / "padded"
+    shutil.copytree(checkpoint, folder)
+    (folder / "added_tokens.json").write_text('{"<pad>": 512}')
+    done = zephyr_local("quantize", folder, "--q8_0", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "note: added_tokens.json has the token '<pad>'" in done.stderr

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.engine.conftest import SETTINGS
-from tests.gguf_builder import tiny_model
+from tests.gguf_builder import tiny_model, vocabulary
 from tests.hf_tokenizer import hf_tokenizer
 from tests.texts import honest_texts
 from zephyr_local.chat_template import ZEPHYR_TEMPLATE
@@ -395,3 +395,26 @@ except EngineError:
 """
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (child.returncode, child.stdout, child.stderr) == (0, "", "")
+
+
+def test_a_temperature_near_zero_is_the_likeliest_token(tiny: LlamaModel) -> None:
+    tiny.evaluate([1, 300, 301])
+    best = int(np.argmax(tiny.logits()))
+    for temperature in (0.0, 1e-38, 1e-30, 1e-7):
+        sampler = tiny.sampler(Sampling(temperature=temperature, top_p=1.0, top_k=0, seed=1))
+        assert tiny.sample(sampler) == best, temperature
+        sampler.close()
+
+
+def test_spaces_in_a_vocabulary_without_a_token_for_them(tmp_path: Path) -> None:
+    tokens, scores, types = vocabulary()
+    kept = [i for i, text in enumerate(tokens) if "▁" not in text]
+    model = tiny_model(vocab=([tokens[i] for i in kept], [scores[i] for i in kept], [types[i] for i in kept]))
+    path = tmp_path / "zephyr.gguf"
+    path.write_bytes(model.build())
+    loaded = LlamaModel.load(path, SETTINGS)
+    try:
+        ids = loaded.tokenize(" " * 100)
+        assert len(ids) == 3 * 101  # ▁ in UTF-8, and one more in front
+    finally:
+        loaded.close()

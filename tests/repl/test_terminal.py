@@ -7,13 +7,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cli.command import ROOT
+from tests.conftest import skip_or_fail
+from tests.gguf_builder import write_endless_model
 
-pexpect = pytest.importorskip("pexpect", reason="pip install pexpect; not on Windows")
-pyte = pytest.importorskip("pyte", reason="pip install pyte")
+try:
+    import pexpect
+    import pyte
+except ImportError:
+    pexpect = None
 
 
 class Terminal:
@@ -34,11 +40,12 @@ class Terminal:
     def wait(self, condition: Callable[[str], bool], timeout_s: float = 60) -> str:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
+            if condition(self.text):
+                return self.text
             try:
                 self._stream.feed(self.process.read_nonblocking(65536, timeout=0.05))
             except pexpect.TIMEOUT:
-                if condition(self.text):
-                    return self.text
+                continue
             except pexpect.EOF:
                 self.process.wait()
                 assert condition(self.text), f"the process ended with:\n{self.text}"
@@ -62,10 +69,12 @@ class Terminal:
 
 @pytest.fixture
 def open_chat() -> Iterator[Callable[..., Terminal]]:
+    if pexpect is None:
+        skip_or_fail("pexpect or pyte", "pip install pexpect pyte (there is no pexpect.spawn on Windows)")
     opened: list[Terminal] = []
 
     def start(*arguments: str) -> Terminal:
-        terminal = Terminal("chat", "--temperature", "0", *arguments)
+        terminal = Terminal("chat", *arguments)
         opened.append(terminal)
         terminal.prompt()
         return terminal
@@ -105,6 +114,17 @@ def test_ctrl_d_leaves_and_ctrl_c_at_the_prompt_asks_twice(open_chat: Callable[.
     again.wait(lambda text: "Ctrl+C again" in text)
     again.process.sendcontrol("c")
     assert again.ended() == 0
+
+
+def test_ctrl_c_stops_an_answer_and_keeps_what_came(open_chat: Callable[..., Terminal], tmp_path: Path):
+    chat = open_chat(str(write_endless_model(tmp_path)), "--temperature", "0", "--n-ctx", "65536")
+    for _ in range(2):
+        chat.say("Tell me something")
+        chat.wait(lambda text: not text.splitlines()[-1].startswith(">"))
+        chat.process.sendcontrol("c")
+        chat.wait(lambda text: text.splitlines()[-1] == ">" and text.splitlines()[-2].endswith("[stopped]"))
+    chat.process.sendcontrol("d")
+    assert chat.ended() == 0
 
 
 def test_timings_and_errors_leave_the_chat_alive(open_chat: Callable[..., Terminal]):

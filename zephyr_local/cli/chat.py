@@ -6,13 +6,13 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from zephyr_local.cli.options import engine_options, sampling_options
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.settings import EngineSettings, KVType, Sampling
+from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, KVType, Sampling
 
 if TYPE_CHECKING:
     from zephyr_local.api import Zephyr
@@ -36,7 +36,7 @@ class _LoadBar:
         self._label = label
         self._start_s = time.monotonic()
         self._shown = False
-        self._enabled = sys.stderr.isatty()
+        self._enabled = _is_terminal(sys.stderr)
 
     def update(self, fraction: float) -> None:
         if self._enabled and (self._shown or time.monotonic() - self._start_s > 0.5):
@@ -99,6 +99,9 @@ def command(
     On a terminal this is a conversation: /help lists its commands, Ctrl+C stops an answer. Where stdin or stdout is
     not a terminal, one answer to what stands on stdin goes to stdout, and everything else to stderr.
     """
+    source = click.get_current_context().get_parameter_source("temperature")
+    if model is None and source is click.core.ParameterSource.DEFAULT:
+        temperature = BUNDLED_MODEL_SAMPLING.temperature
     sampling = Sampling(
         temperature=temperature,
         top_k=top_k,
@@ -115,8 +118,9 @@ def command(
     if verbose:
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("zephyr_local").setLevel(logging.INFO)
-    interactive = prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
-    if not interactive and prompt is None:
+    if sys.stdout is None:
+        raise InvalidInputError("stdout is closed", "Send it to a terminal, a file or a pipe")
+    if prompt is None and not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
         prompt = _read_stdin()
 
     from zephyr_local.repl.conversation import Conversation
@@ -130,8 +134,12 @@ def command(
             chat_loop(conversation)
 
 
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # Python has None for a stream that was closed before it began
+
+
 def _read_stdin() -> str:
-    data = sys.stdin.buffer.read()
+    data = sys.stdin.buffer.read() if sys.stdin is not None else b""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

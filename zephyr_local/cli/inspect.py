@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,29 +21,57 @@ MAX_VALUE_CHARS = 200
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, arrays and texts in full.")
 def command(file: Path, as_json: bool) -> None:
-    """Show FILE's metadata and tensors, and whether this runtime would load it."""
-    from zephyr_local.errors import ModelFileError
-    from zephyr_local.gguf_check import check_runnable
+    """Show FILE's metadata and tensors, and whether `chat` would load it, with which template."""
     from zephyr_local.gguf_file import read_gguf
 
     gguf = read_gguf(file)
+    verdict = _verdict(gguf)
+    if as_json:
+        click.echo(json.dumps(_as_json(gguf, verdict), ensure_ascii=False))
+    else:
+        _show(gguf, verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What `chat` would do with a file."""
+
+    refusal: str | None
+    template: str | None
+    template_refusal: str | None
+
+    def __str__(self) -> str:
+        if self.refusal is not None:
+            return f"chat does not load it: {self.refusal}"
+        if self.template is not None:
+            return f"chat loads it; chat template: {self.template}"
+        return f"chat loads it with --template: {self.template_refusal}"
+
+
+def _verdict(gguf: GGUFFile) -> _Verdict:
+    from zephyr_local.chat_template import ChatTemplate
+    from zephyr_local.errors import ModelFileError, TemplateError
+    from zephyr_local.gguf_check import check_runnable
+
     try:
         check_runnable(gguf)
-        refusal = None
     except ModelFileError as error:
-        refusal = str(error)
-    if as_json:
-        click.echo(json.dumps(_as_json(gguf, refusal), ensure_ascii=False))
-    else:
-        _show(gguf, refusal)
+        return _Verdict(str(error), None, None)
+    try:
+        template, assumed = ChatTemplate.from_gguf_metadata(gguf.metadata, gguf.path.name)
+    except TemplateError as error:
+        return _Verdict(None, None, str(error))
+    return _Verdict(None, f"{template.name} (assumed from the name)" if assumed else template.name, None)
 
 
-def _as_json(gguf: GGUFFile, refusal: str | None) -> dict[str, object]:
+def _as_json(gguf: GGUFFile, verdict: _Verdict) -> dict[str, object]:
     return {
         "path": str(gguf.path),
         "version": gguf.version,
         "size_bytes": gguf.size_bytes,
-        "refusal": refusal,
+        "refusal": verdict.refusal,
+        "template": verdict.template,
+        "template_refusal": verdict.template_refusal,
         "metadata": dict(gguf.metadata),
         "tensors": [
             {
@@ -64,7 +93,7 @@ def _value_text(value: object) -> str:
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}… ({len(text)} characters)"
 
 
-def _show(gguf: GGUFFile, refusal: str | None) -> None:
+def _show(gguf: GGUFFile, verdict: _Verdict) -> None:
     click.echo(
         f"{visible(str(gguf.path))}: GGUF {gguf.version}, {gguf.size_bytes:,} bytes, {len(gguf.tensors)} tensors"
     )
@@ -85,4 +114,4 @@ def _show(gguf: GGUFFile, refusal: str | None) -> None:
     click.echo("\nTypes")
     for name, (count, size) in sorted(totals.items(), key=lambda item: -item[1][1]):
         click.echo(f"  {name:5} {count:5} tensors  {size:>14,} bytes")
-    click.echo(f"\nThis runtime {'loads it' if refusal is None else f'does not load it: {visible(refusal)}'}")
+    click.echo(f"\n{visible(str(verdict))}")

@@ -95,6 +95,12 @@ def run(argv: list[str]) -> int:
     except SystemExit:
         # click's way out where the reader of our output left (`| head`); it has silenced stdout. Nobody was wronged.
         return 0
+    except OSError as error:
+        if debug:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        _report(f"the system refused{where}: {error.strerror or error}. Check the disk, the file and its permissions")
+        return 1
     except Exception as error:
         if debug:
             raise

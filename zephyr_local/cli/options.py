@@ -15,7 +15,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def sampling_options(command: Command) -> Command:
     """Add --temperature … --stop; the verb's function takes them as keyword arguments of the same names."""
     options = (
-        click.option("--temperature", type=float, metavar="T", help="0 takes the likeliest token each time."),
+        click.option(
+            "--temperature",
+            type=float,
+            metavar="T",
+            help="0 takes the likeliest token each time, as the bundled model does unless told.",
+        ),
         click.option("--top-k", type=int, metavar="K", help="Keep the K likeliest tokens; 0 keeps all."),
         click.option("--top-p", type=float, metavar="P", help="Keep the likeliest tokens that add up to P."),
         click.option("--min-p", type=float, metavar="P", help="Drop tokens less likely than P times the likeliest."),

@@ -32,6 +32,7 @@ _C: _Native = llama_cpp  # its functions carry ctypes' types, which say nothing 
 _KV_TYPES: Final = {"f16": llama_cpp.GGML_TYPE_F16, "f32": llama_cpp.GGML_TYPE_F32, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 _MAX_UBATCH: Final = 512
 _PENALTY_LAST_N: Final = 64
+_GREEDY_BELOW: Final = 1e-6  # logits divided by less overflow, and the chain would choose the last token of all
 _CONTROL_ATTRIBUTES: Final = (1 << 0) | (1 << 3)  # LLAMA_TOKEN_ATTR_UNKNOWN, LLAMA_TOKEN_ATTR_CONTROL
 _BYTE_ATTRIBUTE: Final = 1 << 5  # LLAMA_TOKEN_ATTR_BYTE; such a token is written <0x0A>
 _DECODE_NO_ROOM, _DECODE_ABORTED = 1, 2  # what llama_decode returns
@@ -206,7 +207,8 @@ class LlamaModel:
         data = text.encode("utf-8", "replace")  # a lone surrogate has no UTF-8
         with self._vocab_lock:
             self._require_open()
-            capacity = len(data) + 8  # never more tokens than bytes, and the space that SentencePiece puts in front
+            # A token a byte at most, but for spaces: one is put in front, and where there is no ▁ each is three.
+            capacity = len(data) + 2 * data.count(b" ") + 8
             tokens = (llama_cpp.llama_token * capacity)()
             count = _C.llama_tokenize(self._vocab, data, len(data), tokens, capacity, False, False)
         if count < 0:
@@ -314,7 +316,7 @@ class LlamaModel:
 
         if sampling.repeat_penalty != 1.0:
             add(_C.llama_sampler_init_penalties(self.n_vocab, _PENALTY_LAST_N, sampling.repeat_penalty, 0.0, 0.0))
-        if sampling.temperature == 0.0:
+        if sampling.temperature < _GREEDY_BELOW:
             add(_C.llama_sampler_init_greedy())
         else:
             add(_C.llama_sampler_init_top_k(sampling.top_k))

@@ -38,6 +38,7 @@ class Session:
         *,
         template: str | Path | None = None,
         progress: Callable[[float], object] | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Session:
         """Check the file, choose the template (``zephyr`` or a file; None: the model's own), then load the model.
 
@@ -46,7 +47,7 @@ class Session:
         gguf = read_gguf(path)
         check_runnable(gguf)
         chosen, notice = choose_template(gguf, template)
-        model = LlamaModel.load(path, settings, progress=progress)
+        model = LlamaModel.load(path, settings, progress=progress, cancelled=cancelled)
         notices = [notice] if notice else []
         if settings.n_ctx is not None and settings.n_ctx > model.n_ctx_train:
             notices.append(
