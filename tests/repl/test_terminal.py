@@ -40,15 +40,15 @@ class Terminal:
     def wait(self, condition: Callable[[str], bool], timeout_s: float = 60) -> str:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if condition(self.text):
-                return self.text
             try:
                 self._stream.feed(self.process.read_nonblocking(65536, timeout=0.05))
             except pexpect.TIMEOUT:
-                continue
+                pass
             except pexpect.EOF:
                 self.process.wait()
                 assert condition(self.text), f"the process ended with:\n{self.text}"
+                return self.text
+            if condition(self.text):
                 return self.text
         raise AssertionError(f"the screen never showed it:\n{self.text}")
 
