@@ -13,7 +13,8 @@ from zephyr_local.convert.checkpoint import Checkpoint, open_checkpoint
 from zephyr_local.convert.metadata import Provenance, build_metadata, checkpoint_name, with_provenance
 from zephyr_local.convert.row_blocks import Destination, ShardHashes, read_blocks
 from zephyr_local.errors import CheckpointError, InvalidInputError, ModelFileError, OutputError
-from zephyr_local.quantize.encode import Block, WrittenRange, block_weights, encode_blocks, usable_cores
+from zephyr_local.hardware import usable_cores
+from zephyr_local.quantize.encode import Block, WrittenRange, block_weights, encode_blocks
 from zephyr_local.quantize.gguf_header import MetadataValue, TensorPlace, pack_header, padded, place_tensors
 from zephyr_local.quantize.gguf_output import (
     OutputFile,

@@ -6,7 +6,6 @@ the model, so the memory is that of the blocks and nothing else.
 
 from __future__ import annotations
 
-import os
 import threading
 import zlib
 from collections import deque
@@ -46,13 +45,6 @@ class WrittenRange:
     offset: int
     size_bytes: int
     crc32: int
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def block_weights(threads: int) -> int:

@@ -21,10 +21,11 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from zephyr_local.engine.cancel import CancelFlag, Cancelled
+from zephyr_local.engine.cancel import CancelFlag, Cancelled, native_check_address
 from zephyr_local.engine.load_watcher import LoadWatcher, Progress
 from zephyr_local.engine.native_log import NativeLog
 from zephyr_local.errors import ContextExceededError, EngineError
+from zephyr_local.hardware import usable_cores
 from zephyr_local.settings import DEFAULT_N_CTX, EngineSettings, Sampling
 
 _Native = Any  # a pointer or struct of llama.cpp
@@ -52,21 +53,10 @@ _C.llama_backend_init()
 
 
 def _make_abort_callback() -> _Native:
-    """A ``bool (*)(void *)`` for ggml that tells whether a :class:`CancelFlag` is set.
-
-    ggml calls it before every graph node, thousands of times a second, so a Python function would take the GIL each
-    time. libc's ``size_t strlen(const char *)`` does it natively: given the flag's address, it returns 0 or 1. Reading
-    a size_t as a bool is sound here because both are integers returned in the same register on every ABI that we run
-    on (SysV and Windows x86-64, AAPCS64), and 0 and 1 look the same in its lowest byte as in all of it.
-    """
-    try:
-        libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
-        address = ctypes.cast(libc.strlen, ctypes.c_void_p).value
-        if address:
-            return _C.ggml_abort_callback(address)
-    except (AttributeError, OSError):
-        pass
-    return _C.ggml_abort_callback(lambda address: ctypes.string_at(address, 1) != b"\0")
+    address = native_check_address()
+    if address is not None:
+        return _C.ggml_abort_callback(address)
+    return _C.ggml_abort_callback(lambda flag: ctypes.string_at(flag, 1) != b"\0")
 
 
 _abort_callback = _make_abort_callback()
@@ -75,13 +65,6 @@ _abort_callback = _make_abort_callback()
 def native_version() -> str:
     """The version of llama-cpp-python and of llama.cpp inside it."""
     return f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {_C.llama_version().decode()}"
-
-
-def default_threads() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Sampler:
@@ -418,7 +401,7 @@ class LlamaModel:
 
 def _open_context(model: _Native, settings: EngineSettings) -> _Native:
     n_ctx = settings.n_ctx or min(DEFAULT_N_CTX, _C.llama_model_n_ctx_train(model))
-    n_threads = min(settings.n_threads or default_threads(), os.cpu_count() or 1)
+    n_threads = min(settings.n_threads or usable_cores(), os.cpu_count() or 1)
     parameters = _C.llama_context_default_params()
     parameters.n_ctx = n_ctx  # llama.cpp rounds it up to a multiple of 256
     parameters.n_batch = settings.n_batch
