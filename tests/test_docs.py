@@ -42,5 +42,7 @@ def test_the_map_of_the_tree_is_true():
 
 def test_the_two_commands_are_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
+    named = re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"chat", "test"} <= set(named)
+    for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
