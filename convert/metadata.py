@@ -8,7 +8,6 @@ model card. Keys that llama.cpp does not have are all under `zephyr_local.`, and
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import re
 import struct
@@ -19,6 +18,7 @@ from typing import Any
 
 import gguf
 
+import zephyr_local
 from zephyr_local.convert.model_config import ModelConfig, read_json
 from zephyr_local.convert.vocabulary import Vocabulary
 from zephyr_local.errors import CheckpointError
@@ -66,7 +66,7 @@ class Provenance:
     def keys(self) -> dict[str, MetadataValue]:
         """The closed list of keys that llama.cpp's converter does not write."""
         return {
-            "zephyr_local.version": text(importlib.metadata.version("zephyr-local")),
+            "zephyr_local.version": text(zephyr_local.__version__),
             "zephyr_local.source.sha256": text(self.sha256),
             "zephyr_local.source.manifest": text(self.manifest),
         }
