@@ -48,7 +48,7 @@ cannot write text, code or translations. Do not rely on any answer.
 Questions that training never showed in these words, marked word for word (the refusals: any honest one), at
 temperature 0. It is no blind test: the data was mended after looking at it. The usual first words (greetings,
 thanks, "Who are you?", "What can you do?") are trained in all their wordings and left out. At the default
-temperature of 0.7 more goes wrong.
+temperature of 0.7 (Zephyr's default) more goes wrong; it is asked at 0 unless told otherwise.
 
 {exam}
 

@@ -158,7 +158,7 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
             return _Reader(stream, path, status.st_size).read()
     except FileNotFoundError:
         raise ModelNotFoundError(
-            f"there is no file {path}", "Check the path, or leave it out to use the bundled tiny model"
+            f"there is no file {path}", "Check the path (names on a model hub are not looked up)"
         ) from None
     except IsADirectoryError:
         raise _directory_error(path) from None

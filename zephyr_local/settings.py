@@ -121,7 +121,7 @@ class Sampling:
         _require(
             not isinstance(self.stop, str) and all(isinstance(s, str) and s for s in self.stop),
             f"stop is {self.stop!r}",
-            "Give a tuple of strings, none of them empty",
+            "Give one or several texts, none of them empty",
         )
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -334,6 +335,16 @@ def test_log_lines_go_to_logging(tiny_path: Path, caplog: pytest.LogCaptureFixtu
     lines = [record.getMessage() for record in caplog.records if record.name == "zephyr_local.native"]
     assert any("general.architecture" in line for line in lines)
     assert all("\n" not in line and line.strip() for line in lines)
+
+
+def test_a_cancelled_decode_is_no_error_in_the_log(slow_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = LlamaModel.load(slow_path, replace(SETTINGS, n_ctx=8192))
+    cancel = CancelFlag()
+    threading.Timer(0.05, cancel.set).start()
+    with caplog.at_level(logging.DEBUG, logger="zephyr_local.native"), pytest.raises(Cancelled):
+        model.evaluate([1] + [300] * 4000, cancel)
+    model.close()
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
 def test_continued_log_lines_are_joined() -> None:

@@ -66,7 +66,9 @@ def test_notices(tiny_path: Path, tmp_path: Path) -> None:
     assumed.close()
     path = tiny_model(name="", template=ZEPHYR_TEMPLATE).write(tmp_path / "own.gguf")
     past = Session.open(path, EngineSettings(n_ctx=1024, n_threads=1))
-    assert past.notices == ("n_ctx is 1024, past the 512 tokens that the model was trained for",)
+    assert past.notices == (
+        "n_ctx is 1024, past the 512 tokens that the model was trained for; answers get worse beyond them",
+    )
     assert past.model_name == "own"
     past.close()
     default = Session.open(path, EngineSettings(n_threads=1))

@@ -12,6 +12,7 @@ import click
 
 from zephyr_local.cli.options import engine_options, sampling_options
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.gguf_file import read_gguf
 from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, KVType, Sampling
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def command(
     if sys.stdout is None:
         raise InvalidInputError("stdout is closed", "Send it to a terminal, a file or a pipe")
     if prompt is None and not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
+        if model is not None:
+            read_gguf(model)  # a wrong MODEL is worth knowing before stdin is waited for
         prompt = _read_stdin()
 
     from zephyr_local.repl.conversation import Conversation

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from zephyr_local.cli.verdict import Verdict, verdict_on
+from zephyr_local.gguf_file import GGUFFile, read_gguf
 from zephyr_local.repl.screen import visible
 
-if TYPE_CHECKING:
-    from zephyr_local.gguf_file import GGUFFile
-
 MAX_VALUE_CHARS = 200
+MAX_SHOWN_VALUES = 8
 
 
 @click.command("inspect", short_help="Show a GGUF file's metadata and tensors.")
@@ -22,49 +20,15 @@ MAX_VALUE_CHARS = 200
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, arrays and texts in full.")
 def command(file: Path, as_json: bool) -> None:
     """Show FILE's metadata and tensors, and whether `chat` would load it, with which template."""
-    from zephyr_local.gguf_file import read_gguf
-
     gguf = read_gguf(file)
-    verdict = _verdict(gguf)
+    verdict = verdict_on(gguf)
     if as_json:
         click.echo(json.dumps(_as_json(gguf, verdict), ensure_ascii=False))
     else:
         _show(gguf, verdict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What `chat` would do with a file."""
-
-    refusal: str | None
-    template: str | None
-    template_refusal: str | None
-
-    def __str__(self) -> str:
-        if self.refusal is not None:
-            return f"chat does not load it: {self.refusal}"
-        if self.template is not None:
-            return f"chat loads it; chat template: {self.template}"
-        return f"chat loads it with --template: {self.template_refusal}"
-
-
-def _verdict(gguf: GGUFFile) -> _Verdict:
-    from zephyr_local.chat_template import ChatTemplate
-    from zephyr_local.errors import ModelFileError, TemplateError
-    from zephyr_local.gguf_check import check_runnable
-
-    try:
-        check_runnable(gguf)
-    except ModelFileError as error:
-        return _Verdict(str(error), None, None)
-    try:
-        template, assumed = ChatTemplate.from_gguf_metadata(gguf.metadata, gguf.path.name)
-    except TemplateError as error:
-        return _Verdict(None, None, str(error))
-    return _Verdict(None, f"{template.name} (assumed from the name)" if assumed else template.name, None)
-
-
-def _as_json(gguf: GGUFFile, verdict: _Verdict) -> dict[str, object]:
+def _as_json(gguf: GGUFFile, verdict: Verdict) -> dict[str, object]:
     return {
         "path": str(gguf.path),
         "version": gguf.version,
@@ -87,16 +51,19 @@ def _as_json(gguf: GGUFFile, verdict: _Verdict) -> dict[str, object]:
 
 
 def _value_text(value: object) -> str:
-    if isinstance(value, list):
+    if isinstance(value, float):
+        return f"{value:.7g}"  # what a float32 holds
+    if isinstance(value, list) and not (len(value) <= MAX_SHOWN_VALUES and sum(len(str(v)) for v in value) < 100):
         return f"[{len(value)} values]"
     text = visible(str(value)).replace("\n", "\\n")
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}… ({len(text)} characters)"
 
 
-def _show(gguf: GGUFFile, verdict: _Verdict) -> None:
+def _show(gguf: GGUFFile, verdict: Verdict) -> None:
     click.echo(
         f"{visible(str(gguf.path))}: GGUF {gguf.version}, {gguf.size_bytes:,} bytes, {len(gguf.tensors)} tensors"
     )
+    click.echo(visible(str(verdict)))
     click.echo("\nMetadata")
     width = max((len(key) for key in gguf.metadata), default=0)
     for key, value in gguf.metadata.items():
@@ -114,4 +81,3 @@ def _show(gguf: GGUFFile, verdict: _Verdict) -> None:
     click.echo("\nTypes")
     for name, (count, size) in sorted(totals.items(), key=lambda item: -item[1][1]):
         click.echo(f"  {name:5} {count:5} tensors  {size:>14,} bytes")
-    click.echo(f"\n{visible(str(verdict))}")

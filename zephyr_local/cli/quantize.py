@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zephyr_local.cli.verdict import verdict_on
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.gguf_file import read_gguf
 from zephyr_local.repl.screen import visible
 
 if TYPE_CHECKING:
@@ -54,47 +56,54 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import Progress as RichProgress
 
     columns = (
+        TextColumn("{task.description:7}"),  # the stage: tensors' names would move the bar
         BarColumn(),
-        DownloadColumn(binary_units=True),
+        DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),  # last: names differ in length, and the bar shall stand still
     )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("", total=None, visible=False)
 
         def update(progress: Progress) -> None:
             bar.update(
                 task,
-                description=progress.tensor or progress.stage,
+                description=progress.stage,
                 completed=progress.done_bytes,
                 total=progress.total_bytes,
+                visible=progress.total_bytes > 0,
             )
 
         yield update
 
 
 def _line_a_step() -> Callable[[Progress], None]:
-    last: tuple[str, str | None] | None = None
+    told: tuple[str, int] | None = None
 
     def update(progress: Progress) -> None:
-        nonlocal last
-        step = (progress.stage, progress.tensor)
-        if step != last:
-            last = step
-            share = progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0
-            click.echo(f"{share:4.0%} {progress.stage} {progress.tensor or ''}".rstrip(), err=True)
+        nonlocal told
+        if not progress.total_bytes:
+            return  # nothing is known yet: what is wrong with the input shall stand alone
+        tenths = 10 * progress.done_bytes // progress.total_bytes
+        if (progress.stage, tenths) != told:
+            told = (progress.stage, tenths)
+            click.echo(f"{progress.stage} {10 * tenths:3}% {progress.tensor}".rstrip(), err=True)
 
     return update
 
 
 def _summary(target: Path, result: ConvertResult) -> str:
-    gib = result.size_bytes / 2**30
-    size = f"{gib:.2f} GiB" if gib >= 1 else f"{result.size_bytes / 2**20:.1f} MiB"
-    return (
-        f"{target}: {size}, {result.n_tensors} tensors, {result.bits_per_weight:.2f} bits a weight, "
-        f"{result.elapsed_s:.1f} s.\nTalk with it: zephyr-local chat {shlex.quote(str(target))}"
-    )
+    name = shlex.quote(str(target))
+    lines = [
+        f"{target}: {result.size_bytes / 1e6:,.1f} MB, {result.n_tensors} tensors, "
+        f"{result.bits_per_weight:.2f} bits a weight, {result.elapsed_s:.1f} s.",
+        f"Talk with it: zephyr-local chat {name}",
+    ]
+    verdict = verdict_on(read_gguf(target))
+    if verdict.template is None:
+        lines[-1] += " --template zephyr"
+        lines.append("(or --template FILE: it brings no chat template that is known here)")
+    return "\n".join(lines)
 
 
 @click.command("quantize", short_help="Turn a Hugging Face checkpoint into a quantized GGUF.")
@@ -127,10 +136,16 @@ def command(
 
     file_type = FileType.parse(types[0])
     target = output if output is not None else Path(default_target_name(checkpoint, file_type))
-    with progress_display() as update:
-        result = convert_checkpoint(
-            checkpoint, target, file_type, ConvertOptions(threads=threads, overwrite=overwrite), update
-        )
+    if str(target) == "-":
+        raise InvalidInputError("a GGUF cannot be written to stdout", "Give -o the name of a file")
+    try:
+        with progress_display() as update:
+            result = convert_checkpoint(
+                checkpoint, target, file_type, ConvertOptions(threads=threads, overwrite=overwrite), update
+            )
+    except KeyboardInterrupt:
+        click.echo("Interrupted; nothing was written.", err=True)
+        raise
     for notice in result.notices:
         click.echo(f"note: {visible(notice)}", err=True)
     click.echo(_summary(target, result), err=True)

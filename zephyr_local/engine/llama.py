@@ -343,7 +343,9 @@ class LlamaModel:
             self._armed = cancel
         array = (llama_cpp.llama_token * len(tokens))(*tokens)
         _native_log.clear()
+        _native_log.failure_is_asked_for = None if cancel is None else cancel.is_set
         status = _C.llama_decode(self._context, _C.llama_batch_get_one(array, len(tokens)))
+        _native_log.failure_is_asked_for = None
         if status == 0:
             self._cached += tokens
             return

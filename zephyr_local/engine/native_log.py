@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 LOGGER: Final = logging.getLogger("zephyr_local.native")
@@ -26,6 +27,8 @@ class NativeLog:
         self._lines: deque[tuple[int, str]] = deque(maxlen=KEPT_LINES)
         self._unfinished = ""
         self._level = logging.DEBUG
+        self.failure_is_asked_for: Callable[[], bool] | None = None
+        """Where it says yes, what llama.cpp reports as an error is the cancelling of a decode, and is DEBUG."""
 
     def write(self, level: int, text: str) -> None:
         """Take one call of llama.cpp's log callback: a line, some of one, or several."""
@@ -57,5 +60,6 @@ class NativeLog:
     def _emit(self, line: str) -> None:
         line = line.strip()[:MAX_LINE_CHARS]
         if line.strip("."):  # progress dots are not worth a line
+            asked_for = self.failure_is_asked_for is not None and self.failure_is_asked_for()
             self._lines.append((self._level, line))
-            LOGGER.log(self._level, "%s", line)
+            LOGGER.log(logging.DEBUG if asked_for else self._level, "%s", line)

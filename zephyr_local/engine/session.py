@@ -51,7 +51,8 @@ class Session:
         notices = [notice] if notice else []
         if settings.n_ctx is not None and settings.n_ctx > model.n_ctx_train:
             notices.append(
-                f"n_ctx is {settings.n_ctx}, past the {model.n_ctx_train} tokens that the model was trained for"
+                f"n_ctx is {settings.n_ctx}, past the {model.n_ctx_train} tokens that the model was trained for; "
+                "answers get worse beyond them"
             )
         return cls(model, chosen, gguf.text("general.name") or path.stem, notices)
 

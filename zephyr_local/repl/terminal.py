@@ -6,7 +6,7 @@ import sys
 from contextlib import closing
 
 from zephyr_local.chat_types import Finish
-from zephyr_local.errors import EngineError, ZephyrError
+from zephyr_local.errors import ContextExceededError, EngineError, InvalidInputError, ZephyrError
 from zephyr_local.repl.conversation import Conversation, timing_line
 from zephyr_local.repl.screen import visible
 
@@ -31,6 +31,8 @@ def _err(line: str) -> None:
 def answer_once(conversation: Conversation, question: str) -> None:
     """Answer ``question`` on stdout, with nothing else there but a final newline; Ctrl+C ends the process with 130."""
     on_terminal = sys.stdout.isatty()
+    if not question.strip():
+        raise InvalidInputError("the question is empty", 'Pipe one in, or use --prompt "…"')
     last = ""
     finish: Finish | None = None
     try:
@@ -43,8 +45,7 @@ def answer_once(conversation: Conversation, question: str) -> None:
     finally:
         if not last.endswith("\n"):
             _out("\n")
-    if conversation.show_timings and finish is not None:
-        _err(timing_line(finish))
+    _after_answer(conversation, finish)
 
 
 def _answer(conversation: Conversation, question: str) -> None:
@@ -60,13 +61,25 @@ def _answer(conversation: Conversation, question: str) -> None:
     except EngineError:
         _out("\n")
         raise
+    except ContextExceededError as error:
+        _out("\n")
+        _err(f"error: {visible(error.problem)}. /clear begins a new conversation.")
     except ZephyrError as error:
-        # The chat does not fit, a template refuses it: the conversation goes on.
+        # Such as a template that refuses the chat: the conversation goes on.
         _out("\n")
         _err(f"error: {visible(str(error))}")
-    if finish is not None and finish.reason == "length":
-        _err("[the answer was cut at --max-tokens or the end of the context]")
-    if conversation.show_timings and finish is not None:
+    _after_answer(conversation, finish)
+
+
+def _after_answer(conversation: Conversation, finish: Finish | None) -> None:
+    if finish is None:
+        return
+    if finish.reason == "length":
+        limit = conversation.sampling.max_tokens
+        cut_by_limit = limit is not None and finish.completion_tokens >= limit
+        where = f"--max-tokens {limit}" if cut_by_limit else "the end of the context"
+        _err(f"[the answer was cut at {where}]")
+    if conversation.show_timings:
         _err(timing_line(finish))
 
 
@@ -90,7 +103,8 @@ def chat_loop(conversation: Conversation) -> None:
     from prompt_toolkit import PromptSession
 
     session: PromptSession[str] = PromptSession()
-    _err(GREETING)
+    zephyr = conversation.zephyr
+    _err(f"{visible(zephyr.model_name)}, {zephyr.n_ctx} tokens of context. {GREETING}")
     warned = False
     while True:
         try:
