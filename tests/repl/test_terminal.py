@@ -122,7 +122,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_came(open_chat: Callable[..., Ter
         chat.say("Tell me something")
         chat.wait(lambda text: not text.splitlines()[-1].startswith(">"))
         chat.process.sendcontrol("c")
-        chat.wait(lambda text: text.splitlines()[-1] == ">" and text.splitlines()[-2].endswith("[stopped]"))
+        chat.wait(lambda text: text.splitlines()[-2:] == ["[stopped]", ">"])
     chat.process.sendcontrol("d")
     assert chat.ended() == 0
 

@@ -57,7 +57,7 @@ def _answer(conversation: Conversation, question: str) -> None:
                 finish = piece.finish
         _out("\n")
     except KeyboardInterrupt:
-        _out(" [stopped]\n")
+        _out("\n[stopped]\n")
     except EngineError:
         _out("\n")
         raise
