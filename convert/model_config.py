@@ -61,8 +61,6 @@ class ModelConfig:
     rope_theta: float
     rope_scaling: RopeScaling | None
     tie_word_embeddings: bool
-    sliding_window: int | None  # not carried by the GGUF architecture `llama`
-    name_or_path: str
 
 
 def read_json(path: Path) -> Json:
@@ -114,8 +112,6 @@ def read_config(folder: Path) -> ModelConfig:
         rope_theta=theta,
         rope_scaling=scaling,
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        sliding_window=_sliding_window(config, architecture),
-        name_or_path=str(config.get("_name_or_path") or ""),
     )
 
 
@@ -196,11 +192,6 @@ def _head_dim(config: Json, hidden_size: int, n_heads: int) -> int:
     if head_dim % 2:
         raise CheckpointError(f"config.json: head_dim is {head_dim}; rotary positions need an even number", _CORRECT)
     return head_dim
-
-
-def _sliding_window(config: Json, architecture: str) -> int | None:
-    window = config.get("sliding_window", 4096 if architecture == "MistralForCausalLM" else None)
-    return window if type(window) is int and window > 0 else None
 
 
 def _value(config: Mapping[str, Any], key: str, defaults: Mapping[str, Any]) -> object:

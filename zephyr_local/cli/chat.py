@@ -12,7 +12,6 @@ import click
 
 from zephyr_local.cli.options import engine_options, sampling_options
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.gguf_file import read_gguf
 from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, KVType, Sampling
 
 if TYPE_CHECKING:
@@ -121,15 +120,14 @@ def command(
         logging.getLogger("zephyr_local").setLevel(logging.INFO)
     if sys.stdout is None:
         raise InvalidInputError("stdout is closed", "Send it to a terminal, a file or a pipe")
-    if prompt is None and not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
-        if model is not None:
-            read_gguf(model)  # a wrong MODEL is worth knowing before stdin is waited for
-        prompt = _read_stdin()
 
     from zephyr_local.repl.conversation import Conversation
     from zephyr_local.repl.terminal import answer_once, chat_loop
 
     with load_model(model, settings, template) as zephyr:
+        # Only now, so that a wrong MODEL is told before stdin is waited for.
+        if prompt is None and not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
+            prompt = _read_stdin()
         conversation = Conversation(zephyr, sampling, system=system, show_timings=verbose)
         if prompt is not None:
             answer_once(conversation, prompt)

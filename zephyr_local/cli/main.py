@@ -57,11 +57,9 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show versions."
 )
-@click.option("--debug", is_flag=True, help="Show Python's traceback when something fails.")
-@click.pass_context
-def app(ctx: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, expose_value=False, help="Show Python's traceback when something fails.")
+def app() -> None:
     """An aligned Mistral on your own laptop: chat with it offline, or make its GGUF from a checkpoint."""
-    ctx.obj = debug
 
 
 def _report(problem: str) -> None:
@@ -73,7 +71,7 @@ def _report(problem: str) -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command line (without the program's name) and return its exit code."""
-    debug = "--debug" in argv
+    debug = argv[:1] == ["--debug"]  # needed where parsing itself fails; before the verb it can only stand first
     try:
         result: Any = app.main(args=argv, prog_name="zephyr-local", standalone_mode=False)
         return result if isinstance(result, int) else 0
