@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from zephyr_local.gguf_file import TENSOR_TYPES, read_gguf
 
 CODES = {"u8": (0, "B"), "i8": (1, "b"), "u16": (2, "H"), "i16": (3, "h"), "u32": (4, "I"), "i32": (5, "i")}
 CODES |= {"f32": (6, "f"), "bool": (7, "B"), "u64": (10, "Q"), "i64": (11, "q"), "f64": (12, "d")}
@@ -83,6 +86,36 @@ class TinyModel:
     def write(self, path: Path) -> Path:
         path.write_bytes(self.build())
         return path
+
+
+def model_of_file(path: Path) -> TinyModel:
+    """What a GGUF file holds, to be changed and built anew."""
+    read, data = read_gguf(path), path.read_bytes()
+    type_ids = {name: type_id for type_id, (name, _, _) in TENSOR_TYPES.items()}
+    model = TinyModel({key: (read.value_types[key], value) for key, value in read.metadata.items()})
+    for tensor in read.tensors:
+        start = read.data_offset + tensor.offset
+        stored = data[start : start + tensor.size_bytes]
+        model.tensors.append(Tensor(tensor.name, tensor.shape, stored, type_ids[tensor.type_name]))
+    return model
+
+
+def split_model(model: TinyModel, *cuts: int) -> list[TinyModel]:
+    """The parts of a model as llama-gguf-split makes them; ``cuts`` are the tensors that begin the later parts."""
+    bounds = [0, *cuts, len(model.tensors)]
+    parts = []
+    for no, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        metadata = dict(model.metadata) if no == 0 else {}
+        metadata["split.no"] = ("u16", no)
+        metadata["split.count"] = ("u16", len(cuts) + 1)
+        metadata["split.tensors.count"] = ("i32", len(model.tensors))
+        parts.append(TinyModel(metadata, model.tensors[begin:end]))
+    return parts
+
+
+def write_parts(parts: Sequence[TinyModel], folder: Path, stem: str = "zephyr") -> list[Path]:
+    """Write the parts under the names that llama.cpp looks for; the first path stands for the model."""
+    return [part.write(folder / f"{stem}-{no:05d}-of-{len(parts):05d}.gguf") for no, part in enumerate(parts, start=1)]
 
 
 def vocabulary(extra: Iterable[str] = ()) -> tuple[list[str], list[float], list[int]]:

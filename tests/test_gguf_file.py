@@ -172,7 +172,10 @@ def test_claims_beyond_the_limits(tmp_path: Path) -> None:
         ("llama.expert_count", ("u32", 1), "llama.expert_count is 1, outside 0 to 0"),
         ("llama.rope.scaling.alpha", ("f32", 1.0), "llama.rope.scaling.alpha is not known"),
         ("llama.vocab_size", ("u32", 7), "llama.vocab_size is 7"),
-        ("split.count", ("u16", 2), "split"),
+        ("split.count", ("u16", 2), "the key split.no is missing"),
+        ("split.count", ("u32", 1), "split.count has the type u32; it must be u16"),
+        ("split.count", ("u16", 65535), "split.count is 65535, over the limit of 1024"),
+        ("split.size", ("u64", 1), "split.size is not known"),
         (T + "model", ("str", "gpt2"), "tokenizer.ggml.model is 'gpt2'"),
         (T + "bos_token_id", ("u32", 100_000), "bos_token_id is 100000"),
         (T + "eos_token_id", ("u32", 5), "not a control token"),
@@ -215,6 +218,8 @@ def test_refuses_what_lacks_a_key(tmp_path: Path, key: str) -> None:
         {"llama.rope.scale_linear": ("f32", 2.0)},
         {"llama.rope.scaling.finetuned": ("bool", False)},
         {"llama.tensor_data_layout": ("str", "Meta AI original pth")},
+        {"split.no": ("u16", 0), "split.count": ("u16", 1), "split.tensors.count": ("i32", 21)},
+        {"split.count": ("u16", 0)},
         {"llama.expert_count": ("u32", 0), "llama.expert_used_count": ("u32", 0)},
         {f"llama.rope.scaling.{key}": ("f32", 1.0) for key in ("yarn_ext_factor", "yarn_beta_fast", "yarn_beta_slow")},
     ],
@@ -355,7 +360,7 @@ from zephyr_local.engine.session import Session
 from zephyr_local.errors import ZephyrError
 from zephyr_local.settings import EngineSettings, Sampling
 loaded = 0
-for path in sorted(Path(sys.argv[1]).iterdir()):
+for path in sorted(Path(sys.argv[1]).glob(sys.argv[2])):
     print(path.name, flush=True)
     try:
         session = Session.open(path, EngineSettings(n_ctx=256, n_threads=1), template="zephyr")
@@ -368,12 +373,10 @@ print("loaded", loaded)
 """
 
 
-def survive(tmp_path: Path, files: list[bytes]) -> int:
-    """Load each file in one child; it must outlive them all. Returns how many answered."""
-    for index, data in enumerate(files):
-        (tmp_path / f"{index:06}.gguf").write_bytes(data)
+def survive(folder: Path, pattern: str = "*.gguf") -> int:
+    """Load each file of that pattern in one child; it must outlive them all. Returns how many answered."""
     child = subprocess.run(
-        [sys.executable, "-c", LOADER, str(tmp_path)], capture_output=True, text=True, timeout=500, check=False
+        [sys.executable, "-c", LOADER, str(folder), pattern], capture_output=True, text=True, timeout=500, check=False
     )
     assert child.returncode == 0, f"{child.stdout.splitlines()[-1:]} {child.stderr[-500:]}"
     # ggml reports NaN weights with fprintf, past the log callback; nothing else may reach stderr.
@@ -381,12 +384,18 @@ def survive(tmp_path: Path, files: list[bytes]) -> int:
     return int(child.stdout.split()[-1])
 
 
+def write_mutations(folder: Path, count: int, seed: int) -> Path:
+    for index, data in enumerate(mutations(count, seed)):
+        (folder / f"{index:06}.gguf").write_bytes(data)
+    return folder
+
+
 def test_mutated_files_do_not_kill_the_process(tmp_path: Path) -> None:
-    answered = survive(tmp_path, mutations(400, seed=1))
+    answered = survive(write_mutations(tmp_path, 400, seed=1))
     assert 10 < answered < 390  # some mutations are harmless; most must be refused
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 8))
 def test_many_mutated_files_do_not_kill_the_process(tmp_path: Path, seed: int) -> None:
-    survive(tmp_path, mutations(2500, seed))
+    survive(write_mutations(tmp_path, 2500, seed))

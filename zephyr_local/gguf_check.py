@@ -2,8 +2,8 @@
 
 llama.cpp trusts a header once it parses: a missing byte token, a norm that is not F32 or a block count of 0 end the
 process instead of raising. So this asks for exactly what the runtime relies on, and refuses what it does not know: keys
-under ``llama.`` and ``tokenizer.`` steer native code, all other prefixes are only text to it. The rules were found by
-loading some five thousand mutated files; NaN weights are left to ``EngineSettings.check_tensors``.
+under ``llama.``, ``tokenizer.`` and ``split.`` steer native code, all other prefixes are only text to it. The rules
+were found by loading some five thousand mutated files; NaN weights are left to ``EngineSettings.check_tensors``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from zephyr_local.errors import ModelFileError
-from zephyr_local.gguf_file import DOWNLOAD_AGAIN, GGUFFile, TensorInfo
+from zephyr_local.gguf_file import DOWNLOAD_AGAIN, MAX_TENSORS, GGUFFile, TensorInfo
+from zephyr_local.gguf_split import (
+    MAX_PARTS,
+    SPLIT_COUNT,
+    SPLIT_NO,
+    SPLIT_TENSORS_COUNT,
+    lone_part_error,
+    split_place,
+)
 
 RUNNABLE_TYPES: Final = frozenset(
     {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"}
@@ -117,9 +125,13 @@ RULES: Final[Mapping[str, _Rule]] = {
     "tokenizer.ggml.remove_extra_whitespaces": _FLAG,
     "tokenizer.chat_template": _TEMPLATE,
     "tokenizer.chat_templates": _Rule("array[str]"),
+    SPLIT_NO: _Rule("u16", 0, MAX_PARTS - 1),
+    SPLIT_COUNT: _Rule("u16", 0, MAX_PARTS),
+    SPLIT_TENSORS_COUNT: _Rule("i32", 0, MAX_TENSORS),
 }
 _NAMED_TEMPLATE: Final = re.compile(r"tokenizer\.chat_template\.[A-Za-z0-9_\-]{1,64}\Z")
 _GUARDED_PREFIXES: Final = ("llama.", "tokenizer.", "split.")
+_FIRST_PART_PREFIXES: Final = ("llama.", "tokenizer.")
 _DEFAULT_IDS: Final = {
     "tokenizer.ggml.bos_token_id": 1,
     "tokenizer.ggml.eos_token_id": 2,
@@ -139,7 +151,10 @@ def is_allowed_key(key: str) -> bool:
 
 
 def check_runnable(gguf: GGUFFile) -> None:
-    """Raise ModelFileError, naming the key or tensor, its value and the limit, unless llama.cpp can safely load it."""
+    """Raise ModelFileError, naming the key or tensor, its value and the limit, unless llama.cpp can safely load it.
+
+    A part of a split model is refused; the whole, as ``gguf_split`` joins it, is what may be loaded.
+    """
     _Check(gguf).run()
 
 
@@ -148,10 +163,10 @@ class _Check:
         self._gguf = gguf
 
     def run(self) -> None:
-        # The architecture first: for another one every later complaint would only confuse.
+        if not self._gguf.parts and (place := split_place(self._gguf)) is not None:
+            raise lone_part_error(self._gguf, place)
+        # Then the architecture: for another one every later complaint would only confuse.
         self._check_rule("general.architecture", RULES["general.architecture"])
-        if "split.count" in self._gguf.metadata:
-            raise self._refused("it is one part of a split model", "Join the parts with llama-gguf-split --merge")
         for key, rule in RULES.items():
             self._check_rule(key, rule)
         for key in self._gguf.metadata:
@@ -159,26 +174,35 @@ class _Check:
                 raise self._refused(f"the key {key} is not known for this architecture", _OTHER_MODEL)
             if (known := rule_for(key)) is not None:
                 self._check_rule(key, known)
+        for part in self._gguf.parts[1:]:
+            self._check_later_part(part)
         n_tokens = self._check_vocabulary()
         self._check_tensors(n_tokens)
 
     # --- keys ---
 
-    def _check_rule(self, key: str, rule: _Rule) -> None:
-        gguf = self._gguf
+    def _check_later_part(self, part: GGUFFile) -> None:
+        """llama.cpp reads only ``split.no`` and the alignment of it, so a key that steers would be lost unseen."""
+        for key in part.metadata:
+            if not is_allowed_key(key) or key.startswith(_FIRST_PART_PREFIXES):
+                raise self._refused(f"the key {key} does not belong in a later part", _OTHER_MODEL, part)
+            if (known := rule_for(key)) is not None:
+                self._check_rule(key, known, part)
+
+    def _check_rule(self, key: str, rule: _Rule, part: GGUFFile | None = None) -> None:
+        gguf = part or self._gguf
         if key not in gguf.metadata:
             if rule.required:
                 raise self._refused(f"the key {key} is missing", _REBUILD)
             return
         value, type_name = gguf.metadata[key], gguf.value_types[key]
         if type_name != rule.type_name:
-            raise self._refused(f"{key} has the type {type_name}; it must be {rule.type_name}", _REBUILD)
+            raise self._refused(f"{key} has the type {type_name}; it must be {rule.type_name}", _REBUILD, gguf)
         if rule.choices and value not in rule.choices:
-            raise self._refused(f"{key} is {str(value)[:60]!r}; it must be {' or '.join(rule.choices)}", _OTHER_MODEL)
-        if rule.type_name in ("u32", "f32"):
-            assert isinstance(value, int | float)
-            if not rule.low <= value <= rule.high:  # NaN is refused too
-                raise self._refused(f"{key} is {value}, outside {rule.low:g} to {rule.high:g}", _REBUILD)
+            choices = " or ".join(rule.choices)
+            raise self._refused(f"{key} is {str(value)[:60]!r}; it must be {choices}", _OTHER_MODEL, gguf)
+        if isinstance(value, int | float) and not rule.low <= value <= rule.high:  # NaN is refused too
+            raise self._refused(f"{key} is {value}, outside {rule.low:g} to {rule.high:g}", _REBUILD, gguf)
 
     def _int(self, key: str, default: int = 0) -> int:
         value = self._gguf.metadata.get(key, default)
@@ -252,36 +276,43 @@ class _Check:
 
     def _check_tensors(self, n_tokens: int) -> None:
         required, optional = self._expected_shapes(n_tokens)
-        end = 0
         for tensor in self._gguf.tensors:
             expected = required.pop(tensor.name, None) or optional.get(tensor.name)
             if expected is None:
-                raise self._refused(f"the tensor {tensor.name} does not belong to this architecture", _OTHER_MODEL)
+                raise self._refused_tensor(tensor, "does not belong to this architecture", _OTHER_MODEL)
             self._check_tensor(tensor, expected)
-            if tensor.offset != end:
-                raise self._refused(f"the tensor {tensor.name} starts at {tensor.offset}, not at {end}", DOWNLOAD_AGAIN)
-            end += tensor.size_bytes + -tensor.size_bytes % self._gguf.alignment
         if required:
             raise self._refused(f"the tensor {next(iter(required))} is missing", _REBUILD)
-        surplus = self._gguf.size_bytes - self._gguf.data_offset - end
-        if surplus > TAIL_BYTES:
-            raise self._refused(f"{surplus} bytes follow the last tensor", DOWNLOAD_AGAIN)
+        for file in self._gguf.files:
+            surplus = file.size_bytes - file.data_offset - self._end_of_contiguous(file)
+            if surplus > TAIL_BYTES:
+                raise self._refused(f"{surplus} bytes follow the last tensor", DOWNLOAD_AGAIN, file)
+
+    def _end_of_contiguous(self, file: GGUFFile) -> int:
+        """Bytes from ``data_offset`` to the end of a file's tensors, which must lie one right behind the other."""
+        end = 0
+        for tensor in file.tensors:
+            if tensor.offset != end:
+                raise self._refused(
+                    f"the tensor {tensor.name} starts at {tensor.offset}, not at {end}", DOWNLOAD_AGAIN, file
+                )
+            end += tensor.size_bytes + -tensor.size_bytes % file.alignment
+        return end
 
     def _check_tensor(self, tensor: TensorInfo, expected: tuple[int, ...]) -> None:
         shape = tensor.shape
         while len(shape) > len(expected) and shape[-1] == 1:
             shape = shape[:-1]
         if shape != expected:
-            raise self._refused(
-                f"the tensor {tensor.name} has the shape {tensor.shape}; it must be {expected}", _REBUILD
-            )
+            raise self._refused_tensor(tensor, f"has the shape {tensor.shape}; it must be {expected}", _REBUILD)
         if tensor.type_name not in RUNNABLE_TYPES:
-            raise self._refused(
-                f"the tensor {tensor.name} has the type {tensor.type_name}, which is not run here",
+            raise self._refused_tensor(
+                tensor,
+                f"has the type {tensor.type_name}, which is not run here",
                 "Use a Q4_K_M, Q5_K_M, Q6_K or Q8_0 file",
             )
         if len(expected) == 1 and tensor.type_name != "F32":
-            raise self._refused(f"the tensor {tensor.name} has the type {tensor.type_name}; it must be F32", _REBUILD)
+            raise self._refused_tensor(tensor, f"has the type {tensor.type_name}; it must be F32", _REBUILD)
 
     def _expected_shapes(self, n_tokens: int) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
         """The shapes, as stored (row length first), of the tensors that must and that may be there."""
@@ -307,8 +338,11 @@ class _Check:
             required.update(_block_shapes(block, n_embd, n_ff, (n_head * head, n_head_kv * head)))
         return required, {"output.weight": (n_embd, n_tokens), "rope_freqs.weight": (head // 2,)}
 
-    def _refused(self, problem: str, remedy: str) -> ModelFileError:
-        return ModelFileError(f"{self._gguf.path.name}: {problem}", remedy)
+    def _refused_tensor(self, tensor: TensorInfo, problem: str, remedy: str) -> ModelFileError:
+        return self._refused(f"the tensor {tensor.name} {problem}", remedy, self._gguf.files[tensor.part])
+
+    def _refused(self, problem: str, remedy: str, file: GGUFFile | None = None) -> ModelFileError:
+        return ModelFileError(f"{(file or self._gguf).path.name}: {problem}", remedy)
 
 
 def _block_shapes(

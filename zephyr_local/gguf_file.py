@@ -102,8 +102,10 @@ class TensorInfo:
     """As stored: ggml's ``ne``, the row length first. A linear layer's weight is (n_in, n_out)."""
     type_name: str
     offset: int
-    """Bytes from :attr:`GGUFFile.data_offset`."""
+    """Bytes from the :attr:`GGUFFile.data_offset` of the file that it lies in."""
     size_bytes: int
+    part: int = 0
+    """Which of :attr:`GGUFFile.files` it lies in, from 0."""
 
     @property
     def n_elements(self) -> int:
@@ -115,9 +117,10 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """A GGUF's header; every offset in it lies inside the file."""
+    """A GGUF's header, or that of a model in several files; every offset in it lies inside its file."""
 
     path: Path
+    """Of several files the first, whose name stands for the model."""
     version: int
     metadata: Mapping[str, Value]
     value_types: Mapping[str, str]
@@ -125,18 +128,26 @@ class GGUFFile:
     tensors: tuple[TensorInfo, ...]
     alignment: int
     data_offset: int
-    """Bytes from the start of the file to the tensor data."""
+    """Bytes from the start of the file to the tensor data; of several files the first's, see :meth:`locate`."""
     size_bytes: int
+    """Of all files together."""
+    parts: tuple[GGUFFile, ...] = ()
+    """The files of a model in several, as each is by itself; empty for a model in one. ``gguf_split`` fills it."""
+
+    @property
+    def files(self) -> tuple[GGUFFile, ...]:
+        """Each file by itself: ``parts``, or this one."""
+        return self.parts or (self,)
 
     @property
     def architecture(self) -> str:
         """``general.architecture``, or an empty string where the file has none."""
         return self.text("general.architecture")
 
-    @property
-    def data_end(self) -> int:
-        """Bytes from the start of the file to the end of the last tensor."""
-        return self.data_offset + max((t.offset + t.size_bytes for t in self.tensors), default=0)
+    def locate(self, tensor: TensorInfo) -> tuple[Path, int]:
+        """The file that a tensor lies in, and the bytes from that file's start to the tensor's data."""
+        file = self.files[tensor.part]
+        return file.path, file.data_offset + tensor.offset
 
     def text(self, key: str) -> str:
         """The value under ``key`` if it is a string, else an empty one."""
@@ -246,7 +257,10 @@ class _Reader:
         alignment = self._alignment(metadata, value_types)
         tensors = self._tensors(n_tensors, alignment)
         data_offset = self._position + -self._position % alignment
-        file = GGUFFile(
+        data_end = data_offset + max((t.offset + t.size_bytes for t in tensors), default=0)
+        if tensors and data_end > self._size_bytes:
+            raise self._damaged(f"its tensors end at byte {data_end} but the file has {self._size_bytes}")
+        return GGUFFile(
             path=self._path,
             version=version,
             metadata=metadata,
@@ -256,9 +270,6 @@ class _Reader:
             data_offset=data_offset,
             size_bytes=self._size_bytes,
         )
-        if tensors and file.data_end > self._size_bytes:
-            raise self._damaged(f"its tensors end at byte {file.data_end} but the file has {self._size_bytes}")
-        return file
 
     # --- what the header is made of ---
 

@@ -11,6 +11,7 @@ from tests.gguf_builder import tiny_model
 from zephyr_local.chat_template import ZEPHYR_TEMPLATE
 from zephyr_local.chat_types import Message
 from zephyr_local.engine.cancel import CancelFlag
+from zephyr_local.engine.llama import LlamaModel
 from zephyr_local.engine.session import Session
 from zephyr_local.errors import ContextExceededError, ModelFileError, TemplateError
 from zephyr_local.settings import EngineSettings, Sampling
@@ -75,6 +76,72 @@ def test_notices(tiny_path: Path, tmp_path: Path) -> None:
     assert default.notices == ()
     assert default.n_ctx == 512  # what it was trained for, where that is less than the default
     default.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "n_ctx", "told"),
+    [
+        ("zephyr_local.sliding_window", ("u32", 512), 512, None),
+        ("zephyr_local.sliding_window", ("u32", 512), 256, None),
+        ("zephyr_local.sliding_window", ("u32", 512), 513, (512, 768, "use --n-ctx 512 (n_ctx=512)")),
+        ("zephyr_local.sliding_window", ("u32", 512), None, (512, 1024, "use --n-ctx 512 (n_ctx=512)")),
+        ("zephyr_local.sliding_window", ("u32", 1024), None, None),
+        # llama.cpp rounds the context up to a multiple of 256, so the window itself would not help.
+        ("zephyr_local.sliding_window", ("u32", 600), 600, (600, 768, "use --n-ctx 512 (n_ctx=512)")),
+        ("zephyr_local.sliding_window", ("u32", 100), 64, (100, 256, "keep chats shorter than that")),
+        ("llama.attention.sliding_window", ("u32", 512), 1024, (512, 1024, "use --n-ctx 512 (n_ctx=512)")),
+        ("zephyr_local.sliding_window", ("u32", 0), None, None),
+        ("llama.attention.sliding_window", ("u32", 0), None, None),
+        ("zephyr_local.sliding_window", ("str", "512"), None, None),
+        ("zephyr_local.sliding_window", ("f32", 512.0), None, None),
+        ("zephyr_local.sliding_window", ("bool", True), None, None),
+        ("zephyr_local.sliding_window", ("i32", -1), None, None),
+        ("zephyr_local.sliding_window", ("array[u32]", [512]), None, None),
+        ("zephyr_local.sliding_window", None, None, None),
+    ],
+)
+def test_a_context_past_the_window_of_training_is_told(
+    tmp_path: Path, key: str, typed: tuple | None, n_ctx: int | None, told: tuple[int, int, str] | None
+) -> None:
+    model = tiny_model(n_ctx_train=1024, template=ZEPHYR_TEMPLATE)
+    if typed is not None:
+        model.metadata[key] = typed
+    session = Session.open(model.write(tmp_path / "window.gguf"), EngineSettings(n_ctx=n_ctx, n_threads=1))
+    session.close()
+    if told is None:
+        assert session.notices == ()
+    else:
+        window, in_use, remedy = told
+        assert session.n_ctx == in_use
+        (notice,) = session.notices
+        assert f"attention over the last {window} tokens, and the context is {in_use};" in notice
+        assert "llama.cpp computes full attention here" in notice
+        assert notice.endswith(remedy)
+
+
+def test_of_two_windows_the_smaller_counts(tmp_path: Path) -> None:
+    model = tiny_model(n_ctx_train=1024, template=ZEPHYR_TEMPLATE)
+    model.metadata["zephyr_local.sliding_window"] = ("u32", 4096)
+    model.metadata["llama.attention.sliding_window"] = ("u32", 256)
+    session = Session.open(model.write(tmp_path / "window.gguf"), EngineSettings(n_threads=1))
+    session.close()
+    assert "the last 256 tokens" in session.notices[0]
+
+
+def test_llama_cpp_applies_no_window_to_this_architecture(tmp_path: Path) -> None:
+    """What the notice says: with the key of files in use or without it, the logits are those of full attention."""
+    model = tiny_model(n_ctx_train=1024)
+    plain = model.write(tmp_path / "plain.gguf")
+    model.metadata["llama.attention.sliding_window"] = ("u32", 16)
+    windowed = model.write(tmp_path / "windowed.gguf")
+    tokens = [1, *range(259, 299)] * 4
+    logits = []
+    for path in (plain, windowed):
+        loaded = LlamaModel.load(path, SETTINGS)
+        loaded.evaluate(tokens)
+        logits.append(loaded.logits())
+        loaded.close()
+    assert (logits[0] == logits[1]).all()
 
 
 def test_the_template_is_asked_for_before_anything_is_loaded(tmp_path: Path) -> None:

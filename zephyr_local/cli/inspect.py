@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from zephyr_local.cli.verdict import Verdict, verdict_on
-from zephyr_local.gguf_file import GGUFFile, read_gguf
+from zephyr_local.cli.verdict import Verdict, read_with_verdict
+from zephyr_local.gguf_file import GGUFFile
 from zephyr_local.repl.screen import visible
 
 MAX_VALUE_CHARS = 200
@@ -19,9 +19,11 @@ MAX_SHOWN_VALUES = 8
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, arrays and texts in full.")
 def command(file: Path, as_json: bool) -> None:
-    """Show FILE's metadata and tensors, and whether `chat` would load it, with which template."""
-    gguf = read_gguf(file)
-    verdict = verdict_on(gguf)
+    """Show FILE's metadata and tensors, and whether `chat` would load it, with which template.
+
+    Of a model in several files give the first, NAME-00001-of-00003.gguf.
+    """
+    gguf, verdict = read_with_verdict(file)
     if as_json:
         click.echo(json.dumps(_as_json(gguf, verdict), ensure_ascii=False))
     else:
@@ -36,12 +38,17 @@ def _as_json(gguf: GGUFFile, verdict: Verdict) -> dict[str, object]:
         "refusal": verdict.refusal,
         "template": verdict.template,
         "template_refusal": verdict.template_refusal,
+        "parts": [
+            {"path": str(part.path), "size_bytes": part.size_bytes, "n_tensors": len(part.tensors)}
+            for part in gguf.files
+        ],
         "metadata": dict(gguf.metadata),
         "tensors": [
             {
                 "name": t.name,
                 "type": t.type_name,
                 "shape": list(t.shape),
+                "part": t.part,
                 "offset": t.offset,
                 "size_bytes": t.size_bytes,
             }
@@ -64,6 +71,10 @@ def _show(gguf: GGUFFile, verdict: Verdict) -> None:
         f"{visible(str(gguf.path))}: GGUF {gguf.version}, {gguf.size_bytes:,} bytes, {len(gguf.tensors)} tensors"
     )
     click.echo(visible(str(verdict)))
+    if gguf.parts:
+        click.echo("\nParts")
+        for part in gguf.parts:
+            click.echo(f"  {visible(part.path.name)}  {part.size_bytes:>14,} bytes  {len(part.tensors):5} tensors")
     click.echo("\nMetadata")
     width = max((len(key) for key in gguf.metadata), default=0)
     for key, value in gguf.metadata.items():

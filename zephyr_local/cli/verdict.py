@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from zephyr_local.chat_template import ChatTemplate
 from zephyr_local.errors import ModelFileError, TemplateError
 from zephyr_local.gguf_check import check_runnable
-from zephyr_local.gguf_file import GGUFFile
+from zephyr_local.gguf_file import GGUFFile, read_gguf
+from zephyr_local.gguf_split import join_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +39,16 @@ def verdict_on(gguf: GGUFFile) -> Verdict:
     except TemplateError as error:
         return Verdict(None, None, str(error))
     return Verdict(None, f"{template.name} (assumed from the name)" if assumed else template.name, None)
+
+
+def read_with_verdict(path: Path) -> tuple[GGUFFile, Verdict]:
+    """The model at ``path`` and the verdict on it; a part that cannot be joined with others stands alone, refused.
+
+    Raises ModelNotFoundError and ModelFileError where the file itself cannot be read.
+    """
+    gguf = read_gguf(path)
+    try:
+        whole = join_parts(gguf)
+    except ModelFileError as error:
+        return gguf, Verdict(str(error), None, None)
+    return whole, verdict_on(whole)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from zephyr_local.chat_template import ChatTemplate, encode_chat
 from zephyr_local.chat_types import Message, Piece
@@ -14,8 +15,14 @@ from zephyr_local.engine.cancel import CancelFlag
 from zephyr_local.engine.generation import stream_text
 from zephyr_local.engine.llama import LlamaModel
 from zephyr_local.gguf_check import check_runnable
-from zephyr_local.gguf_file import GGUFFile, read_gguf
+from zephyr_local.gguf_file import GGUFFile
+from zephyr_local.gguf_split import read_model
 from zephyr_local.settings import EngineSettings, Sampling
+
+# The converter's own key, which is only text to llama.cpp, and that of files in use, which llama.cpp 0c1e57098 does not
+# read for this architecture (src/models/llama.cpp).
+_WINDOW_KEYS: Final = ("zephyr_local.sliding_window", "llama.attention.sliding_window")
+_N_CTX_STEP: Final = 256  # llama.cpp rounds n_ctx up to a multiple of it
 
 
 class Session:
@@ -42,9 +49,10 @@ class Session:
     ) -> Session:
         """Check the file, choose the template (``zephyr`` or a file; None: the model's own), then load the model.
 
-        Raises ModelNotFoundError, ModelFileError, TemplateError and EngineError.
+        Of a model in several files ``path`` is the first; llama.cpp finds the others as ``gguf_split`` did. Raises
+        ModelNotFoundError, ModelFileError, TemplateError and EngineError.
         """
-        gguf = read_gguf(path)
+        gguf = read_model(path)
         check_runnable(gguf)
         chosen, notice = choose_template(gguf, template)
         model = LlamaModel.load(path, settings, progress=progress, cancelled=cancelled)
@@ -54,6 +62,8 @@ class Session:
                 f"n_ctx is {settings.n_ctx}, past the {model.n_ctx_train} tokens that the model was trained for; "
                 "answers get worse beyond them"
             )
+        if (window_notice := sliding_window_notice(gguf, model.n_ctx)) is not None:
+            notices.append(window_notice)
         return cls(model, chosen, gguf.text("general.name") or path.stem, notices)
 
     def stream(
@@ -84,3 +94,20 @@ def choose_template(gguf: GGUFFile, choice: str | Path | None) -> tuple[ChatTemp
     if choice == "zephyr":
         return ChatTemplate.named("zephyr"), None
     return ChatTemplate.from_file(Path(choice)), None
+
+
+def sliding_window_notice(gguf: GGUFFile, n_ctx: int) -> str | None:
+    """A line for the user where the context is longer than the window that the model attended to in training.
+
+    A window of 0, or one that is not a u32 (a key of ours is only text to llama.cpp, so it breaks no load), is none.
+    """
+    windows = [gguf.metadata[key] for key in _WINDOW_KEYS if gguf.value_types.get(key) == "u32"]
+    window = min((value for value in windows if isinstance(value, int) and value > 0), default=n_ctx)
+    if n_ctx <= window:
+        return None
+    within = window // _N_CTX_STEP * _N_CTX_STEP
+    remedy = f"to stay within it, use --n-ctx {within} (n_ctx={within})" if within else "keep chats shorter than that"
+    return (
+        f"the model was trained with attention over the last {window} tokens, and the context is {n_ctx}; llama.cpp "
+        f"computes full attention here, so past {window} tokens answers may get worse; {remedy}"
+    )
