@@ -11,6 +11,10 @@ from enum import Enum
 from zephyr_local.errors import InvalidInputError
 
 
+def _as_member_name(text: str) -> str:
+    return text.strip().upper().replace("-", "_")
+
+
 class TensorType(Enum):
     """How the weights of one tensor are stored: ggml's number, weights in a block, bytes of a block."""
 
@@ -55,19 +59,40 @@ class TensorType(Enum):
                 return member
         raise ValueError(f"ggml type {ggml_id} is none of {[member.name for member in cls]}")
 
+    @classmethod
+    def parse(cls, text: str) -> TensorType:
+        """The member of that name, in any case, with `-` or `_`: ``TensorType.parse("q6_k")``."""
+        member = cls.__members__.get(_as_member_name(text))
+        if member is None:
+            raise InvalidInputError(
+                f"{text!r} is not a tensor type that can be written", f"Use one of {', '.join(cls.__members__)}"
+            )
+        return member
+
 
 class FileType(Enum):
-    """What a whole file is made as: llama.cpp's `ftype` number and the type that most of its tensors get."""
+    """What a whole file is made as: llama.cpp's `ftype` number and the type that most of its tensors get.
 
-    F32 = (0, TensorType.F32)
-    F16 = (1, TensorType.F16)
-    BF16 = (32, TensorType.BF16)
-    Q8_0 = (7, TensorType.Q8_0)
+    From small to large, as llama-quantize's own table gives the sizes of an 8B model.
+    """
+
+    Q2_K = (10, TensorType.Q2_K)
+    Q3_K_S = (11, TensorType.Q3_K)
+    Q3_K_M = (12, TensorType.Q3_K)
+    Q3_K_L = (13, TensorType.Q3_K)
+    Q4_0 = (2, TensorType.Q4_0)
     Q4_K_S = (14, TensorType.Q4_K)
     Q4_K_M = (15, TensorType.Q4_K)
+    Q4_1 = (3, TensorType.Q4_1)
+    Q5_0 = (8, TensorType.Q5_0)
     Q5_K_S = (16, TensorType.Q5_K)
     Q5_K_M = (17, TensorType.Q5_K)
+    Q5_1 = (9, TensorType.Q5_1)
     Q6_K = (18, TensorType.Q6_K)
+    Q8_0 = (7, TensorType.Q8_0)
+    F16 = (1, TensorType.F16)
+    BF16 = (32, TensorType.BF16)
+    F32 = (0, TensorType.F32)
 
     def __init__(self, ftype: int, default_type: TensorType) -> None:
         self.ftype = ftype
@@ -75,10 +100,17 @@ class FileType(Enum):
 
     @classmethod
     def parse(cls, text: str) -> FileType:
-        """The member of that name, in any case, with `-` or `_`: ``FileType.parse("q4_k_m")``."""
-        member = cls.__members__.get(text.strip().upper().replace("-", "_"))
+        """The member of that name, in any case, with `-` or `_`: ``FileType.parse("q4_k_m")``.
+
+        llama-quantize's short names Q3_K, Q4_K and Q5_K mean the medium mixes, as there.
+        """
+        name = _as_member_name(text)
+        member = cls.__members__.get(_SHORT_NAMES.get(name, name))
         if member is None:
             raise InvalidInputError(
                 f"{text!r} is not a file type that can be written", f"Use one of {', '.join(cls.__members__)}"
             )
         return member
+
+
+_SHORT_NAMES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}

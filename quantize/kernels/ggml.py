@@ -1,4 +1,4 @@
-"""ggml's own encoders, called in the library that llama-cpp-python ships.
+"""ggml's own encoders and decoders, called in the library that llama-cpp-python ships.
 
 Only `libggml-base` is loaded, by ctypes: none of llama.cpp, and no package import, so this costs nothing at start.
 ctypes releases the GIL during a call, which lets several threads encode at once.
@@ -44,6 +44,13 @@ def _library_path() -> Path:
     )
 
 
+_DECODED_BY_GGML = [kind for kind in TensorType if kind.is_quantized]
+
+
+def _decoder_name(kind: TensorType) -> str:
+    return f"dequantize_row_q{kind.name[1:]}"
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
     path = _library_path()
@@ -59,6 +66,10 @@ def _library() -> ctypes.CDLL:
             ctypes.c_void_p,  # importance, one float a column, or NULL
         ]
         library.ggml_quantize_chunk.restype = ctypes.c_size_t
+        for kind in _DECODED_BY_GGML:
+            decoder = getattr(library, _decoder_name(kind))  # const block * src, float * dst, weights
+            decoder.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+            decoder.restype = None
         library.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
         library.ggml_validate_row_data.restype = ctypes.c_bool
         library.ggml_blck_size.argtypes = [ctypes.c_int]
@@ -78,19 +89,46 @@ def prepare() -> None:
     _library()
 
 
-def encode(kind: TensorType, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Encodes float32 rows, shape (n_rows, n_columns); returns the bytes. The columns must be whole blocks."""
+def encode(
+    kind: TensorType, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """Encodes float32 rows, shape (n_rows, n_columns); returns the bytes. The columns must be whole blocks.
+
+    `importance`, shape (n_columns,), finite and not negative, weighs each column's errors against the others'.
+    """
     n_rows, n_columns = rows.shape
-    # ggml would abort the process on any of these
+    # ggml would abort the process on any of these, or read past an array
     assert rows.dtype == np.float32, rows.dtype
     assert rows.flags.c_contiguous
     assert kind.fits(n_columns), (kind, n_columns)
+    if importance is not None:
+        assert importance.dtype == np.float32, importance.dtype
+        assert importance.shape == (n_columns,), (importance.shape, n_columns)
+        assert importance.flags.c_contiguous
     encoded = np.empty(kind.size_bytes(rows.size), dtype=np.uint8)
+    weights = None if importance is None else importance.ctypes.data
     written = _library().ggml_quantize_chunk(
-        kind.ggml_id, rows.ctypes.data, encoded.ctypes.data, 0, n_rows, n_columns, None
+        kind.ggml_id, rows.ctypes.data, encoded.ctypes.data, 0, n_rows, n_columns, weights
     )
     assert written == encoded.nbytes, (kind, written, encoded.nbytes)
     return encoded
+
+
+def decode(kind: TensorType, encoded: NDArray[np.uint8], n_columns: int) -> NDArray[np.float32]:
+    """The weights of whole rows of `n_columns`, shape (n_rows, n_columns), as llama.cpp reads them; always a copy."""
+    assert encoded.dtype == np.uint8, encoded.dtype
+    assert encoded.flags.c_contiguous
+    assert encoded.size % kind.size_bytes(n_columns) == 0, (kind, encoded.size, n_columns)
+    if kind is TensorType.F32:
+        weights = encoded.view("<f4").astype(np.float32)
+    elif kind is TensorType.F16:
+        weights = encoded.view("<f2").astype(np.float32)
+    elif kind is TensorType.BF16:
+        weights = (encoded.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        weights = np.empty(encoded.size // kind.block_bytes * kind.block_weights, dtype=np.float32)
+        getattr(_library(), _decoder_name(kind))(encoded.ctypes.data, weights.ctypes.data, weights.size)
+    return weights.reshape(-1, n_columns)
 
 
 _SCALE_OFFSETS = {  # bytes into a block at which its float16 scales stand (ggml/src/ggml-common.h)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 
 import gguf
-import llama_cpp
 import pytest
 
 from tests.checkpoint_builder import ModelShape, build_checkpoint
+from tests.quantize.llama_quantize import llama_quantize, require_equal
 from zephyr_local.convert.hf_to_gguf import ConvertOptions, convert_checkpoint
 from zephyr_local.quantize.types import FileType
 
@@ -23,23 +22,6 @@ SHAPES = {
     "tied, rows of 32s": ModelShape(hidden_size=288, ffn_size=512, n_heads=4, n_kv_heads=2, tied=True),
     "wide heads": ModelShape(hidden_size=256, n_heads=4, n_kv_heads=1, head_dim=128),
 }
-
-
-def llama_quantize(source: Path, target: Path, file_type: FileType) -> None:
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = file_type.ftype
-    params.nthread = 2
-    assert llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params)) == 0
-
-
-def tensors(path: Path) -> list[tuple[str, str, list[int], bytes]]:
-    return [(t.name, t.tensor_type.name, list(t.shape), t.data.tobytes()) for t in gguf.GGUFReader(path).tensors]
-
-
-def require_equal(ours: Path, theirs: Path) -> None:
-    found, expected = tensors(ours), tensors(theirs)
-    assert [(t[0], t[1], t[2]) for t in found] == [(t[0], t[1], t[2]) for t in expected]
-    assert [t[0] for t, other in zip(found, expected, strict=True) if t[3] != other[3]] == []
 
 
 def convert_both(folder: Path, file_types: list[FileType], shape: ModelShape) -> None:
