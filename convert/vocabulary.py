@@ -1,4 +1,4 @@
-"""The tokens of a checkpoint: `tokenizer.model`, tokens added later, special ids, chat template.
+"""The tokens of a checkpoint: `tokenizer.model` or `tokenizer.json`, tokens added later, special ids, chat template.
 
 What each file contributes follows conversion/base.py of llama.cpp 0c1e57098 (`_create_vocab_sentencepiece`,
 `does_token_look_special`) and gguf-py's `SpecialVocab`. Where that converter would go on with a warning and a wrong
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zephyr_local.convert.model_config import ModelConfig, read_json
+from zephyr_local.convert.tokenizer_json import read_tokenizer_json
 from zephyr_local.errors import CheckpointError
 
 MAX_PADDING_TOKENS = 512
@@ -46,7 +47,7 @@ class Vocabulary:
     scores: list[float]
     kinds: list[TokenKind]
     n_pieces: int
-    bos_id: int | None = None  # of the SentencePiece model
+    bos_id: int | None = None  # of the pieces
     eos_id: int | None = None
     unk_id: int | None = None
     add_space_prefix: bool | None = None
@@ -74,7 +75,8 @@ def read_vocabulary(folder: Path, config: ModelConfig) -> Vocabulary:
     _add_tokens(vocabulary, folder, tokenizer_config)
     _require_match(vocabulary, config.vocab_size)
     prefix = tokenizer_config.get("add_prefix_space")
-    vocabulary.add_space_prefix = prefix if isinstance(prefix, bool) else None
+    if vocabulary.add_space_prefix is None and isinstance(prefix, bool):
+        vocabulary.add_space_prefix = prefix
     for name in ("bos", "eos", "unk", "pad"):
         entry = tokenizer_config.get(f"{name}_token")
         content = entry.get("content") if isinstance(entry, dict) else entry
@@ -88,12 +90,46 @@ def _optional_json(path: Path) -> dict[str, Any]:
 
 
 def _read_pieces(folder: Path, n_tokens: int) -> Vocabulary:
-    path = folder / "tokenizer.model"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no tokenizer.model, the SentencePiece vocabulary (save_pretrained does not write it)",
-            "Copy it from the base model's folder; tokenizer.json alone would lose the tokens' scores",
-        )
+    if (path := folder / "tokenizer.model").is_file():
+        return _read_sentencepiece(path, n_tokens)
+    if (path := folder / "tokenizer.json").is_file():
+        return _read_json_pieces(path, n_tokens)
+    raise CheckpointError(
+        f"{folder} has no tokenizer.model, the SentencePiece vocabulary, and no tokenizer.json either",
+        "Copy it from the base model's folder: tokenizer.model, or tokenizer.json where there is none",
+    )
+
+
+def _read_json_pieces(path: Path, n_tokens: int) -> Vocabulary:
+    """The same as from tokenizer.model, without which save_pretrained leaves a fine-tune."""
+    pieces = read_tokenizer_json(path, n_tokens)
+    kinds = [TokenKind.NORMAL] * len(pieces.texts)
+    for ids, kind in ((pieces.control_ids, TokenKind.CONTROL), (pieces.byte_ids, TokenKind.BYTE)):
+        for i in ids:
+            kinds[i] = kind
+    if pieces.unknown_id is not None:
+        kinds[pieces.unknown_id] = TokenKind.UNKNOWN
+    vocabulary = _padded(pieces.texts, pieces.scores, kinds, n_tokens)
+    special = {pieces.texts[i]: i for i in pieces.control_ids}
+    vocabulary.bos_id, vocabulary.eos_id = special.get("<s>"), special.get("</s>")  # SentencePiece's names for them
+    vocabulary.unk_id = pieces.unknown_id
+    if pieces.adds_no_space:
+        vocabulary.add_space_prefix = False
+    return vocabulary
+
+
+def _padded(texts: list[str], scores: list[float], kinds: list[TokenKind], n_tokens: int) -> Vocabulary:
+    """The pieces, and a placeholder for each further row of the embedding."""
+    count = len(texts)
+    return Vocabulary(
+        texts + [f"[PAD{i}]" for i in range(count, n_tokens)],
+        scores + [_PADDING_SCORE] * (n_tokens - count),
+        kinds + [TokenKind.UNUSED] * (n_tokens - count),
+        n_pieces=count,
+    )
+
+
+def _read_sentencepiece(path: Path, n_tokens: int) -> Vocabulary:
     from sentencepiece import SentencePieceProcessor
 
     pieces = SentencePieceProcessor()
@@ -113,21 +149,19 @@ def _read_pieces(folder: Path, n_tokens: int) -> Vocabulary:
             f"tokenizer.model has {count} tokens and the embedding {n_tokens} rows (vocab_size)",
             "Use the tokenizer.model that this checkpoint was trained with",
         )
-    tokens = [f"[PAD{i}]" for i in range(n_tokens)]
-    scores = [_PADDING_SCORE] * n_tokens
-    kinds = [TokenKind.UNUSED] * n_tokens
-    for i in range(count):
-        tokens[i] = pieces.IdToPiece(i)
-        scores[i] = pieces.GetScore(i)
-        kinds[i] = _kind(pieces, i)
+    tokens = [pieces.IdToPiece(i) for i in range(count)]
+    scores = [pieces.GetScore(i) for i in range(count)]
+    kinds = [_kind(pieces, i) for i in range(count)]
     normal = {score for score, kind in zip(scores, kinds, strict=True) if kind is TokenKind.NORMAL}
     if len(normal) < 2:
         raise CheckpointError("all tokens of tokenizer.model have the same score, so none would be merged", _FROM_BASE)
     n_bytes = kinds.count(TokenKind.BYTE)
     if n_bytes != 256:
         raise CheckpointError(f"tokenizer.model has {n_bytes} byte tokens of the 256 that llama.cpp needs", _FROM_BASE)
-    bos, eos, unk = (i if i >= 0 else None for i in (pieces.bos_id(), pieces.eos_id(), pieces.unk_id()))
-    return Vocabulary(tokens, scores, kinds, n_pieces=count, bos_id=bos, eos_id=eos, unk_id=unk)
+    vocabulary = _padded(tokens, scores, kinds, n_tokens)
+    ids = (i if i >= 0 else None for i in (pieces.bos_id(), pieces.eos_id(), pieces.unk_id()))
+    vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id = ids
+    return vocabulary
 
 
 def _algorithm(model: bytes) -> int:
