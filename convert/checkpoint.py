@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zephyr_local.convert.lora import Adapter, require_fits, require_untied
 from zephyr_local.convert.model_config import ModelConfig, read_config, read_json
 from zephyr_local.convert.safetensors_file import Shard, SourceType, StoredTensor, read_shard
 from zephyr_local.convert.tensor_names import EMBEDDING, IGNORED_ENDINGS, OUTPUT, ExpectedTensor, expected_tensors
@@ -18,23 +20,30 @@ _NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler
 
 
 @dataclass(frozen=True, slots=True)
+class FoundTensor:
+    """A tensor of the model, and where its values are stored."""
+
+    expected: ExpectedTensor
+    stored: StoredTensor
+    shard_name: str
+    base_type: SourceType  # what the base stores it as; an adapter's tensor in its place is rounded to that
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything that the headers tell; each tensor of `wanted` is in exactly one shard, with its right shape."""
+    """Everything that the headers tell; each tensor is in exactly one shard, with its right shape."""
 
     folder: Path
+    tokenizer_folder: Path  # the adapter's, where it brings a tokenizer
     config: ModelConfig
     vocabulary: Vocabulary
-    shards: tuple[Shard, ...]
-    wanted: dict[str, ExpectedTensor]  # by source name
-
-    @property
-    def wanted_bytes(self) -> int:
-        """Bytes of the tensors that are converted: the shards less their headers and what is skipped."""
-        return sum(t.end - t.begin for shard in self.shards for t in shard.tensors if t.name in self.wanted)
+    shards: tuple[Shard, ...]  # the adapter's is the last
+    tensors: tuple[FoundTensor, ...]
+    adapter: Adapter | None = None
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Opens and checks a checkpoint; a CheckpointError says what is wrong with it."""
+def open_checkpoint(folder: Path, adapter: Adapter | None = None) -> Checkpoint:
+    """Opens and checks a checkpoint, with an adapter that shall be merged; a CheckpointError says what is wrong."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {what}; a checkpoint is a folder", "Give the folder with config.json in it")
@@ -42,10 +51,53 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     shards = tuple(read_shard(path) for path in _shard_paths(folder))
     stored = _stored_tensors(shards)
     _require_index_agrees(folder, shards)
-    wanted = expected_tensors(config, with_output=OUTPUT in stored or not config.tie_word_embeddings)
+    with_output = OUTPUT in stored or not config.tie_word_embeddings
+    wanted = expected_tensors(config, with_output=with_output)
+    if adapter is not None:
+        require_fits(adapter, {tensor.source_name: tensor.shape for tensor in wanted})
+        config = _adapted_config(config, adapter)
+        wanted = expected_tensors(config, with_output=with_output)
+        stored |= adapter.replaced
+        shards += (adapter.shard,)
     _require_tensors(stored, wanted, config)
-    vocabulary = read_vocabulary(folder, config)
-    return Checkpoint(folder, config, vocabulary, shards, {tensor.source_name: tensor for tensor in wanted})
+    tokenizer_folder = folder if adapter is None or not _has_tokenizer(adapter.folder) else adapter.folder
+    return Checkpoint(
+        folder=folder,
+        tokenizer_folder=tokenizer_folder,
+        config=config,
+        vocabulary=read_vocabulary(tokenizer_folder, config),
+        shards=shards,
+        tensors=_located(wanted, stored, shards, adapter),
+        adapter=adapter,
+    )
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
+
+
+def _located(
+    wanted: list[ExpectedTensor],
+    stored: Mapping[str, StoredTensor],
+    shards: tuple[Shard, ...],
+    adapter: Adapter | None,
+) -> tuple[FoundTensor, ...]:
+    base = {tensor.name: (tensor, shard.path.name) for shard in shards for tensor in shard.tensors}
+    replaced = adapter.replaced if adapter is not None else {}
+    found = []
+    for tensor in wanted:
+        of_base, shard_name = base[tensor.source_name]
+        if tensor.source_name in replaced:
+            shard_name = shards[-1].path.name
+        base_type = SourceType[of_base.dtype]
+        found.append(FoundTensor(tensor, stored[tensor.source_name], shard_name, base_type))
+    return tuple(found)
+
+
+def _adapted_config(config: ModelConfig, adapter: Adapter) -> ModelConfig:
+    """The config of the merged model: an adapter may bring more tokens than its base has."""
+    require_untied(adapter, tied=config.tie_word_embeddings)
+    return config if adapter.vocab_size is None else replace(config, vocab_size=adapter.vocab_size)
 
 
 def _shard_paths(folder: Path) -> list[Path]:
@@ -70,10 +122,6 @@ def _shard_paths(folder: Path) -> list[Path]:
         raise CheckpointError(
             f"{folder} has its weights as pickles only ({', '.join(pickles[:3])}), and loading a pickle runs its code",
             "Take the safetensors version, or save it anew with transformers: save_pretrained(safe_serialization=True)",
-        )
-    if (folder / "adapter_config.json").is_file():
-        raise CheckpointError(
-            f"{folder} holds an adapter and no model", "Merge it into its base first: merge_and_unload, save_pretrained"
         )
     raise CheckpointError(
         f"{folder} has no model.safetensors and no {_INDEX}", "Give the folder that save_pretrained wrote"
@@ -124,7 +172,7 @@ def _require_index_agrees(folder: Path, shards: tuple[Shard, ...]) -> None:
         )
 
 
-def _require_tensors(stored: dict[str, StoredTensor], wanted: list[ExpectedTensor], config: ModelConfig) -> None:
+def _require_tensors(stored: Mapping[str, StoredTensor], wanted: list[ExpectedTensor], config: ModelConfig) -> None:
     expected = {tensor.source_name: tensor for tensor in wanted}
     if missing := [name for name in expected if name not in stored]:
         tied = " (or tie_word_embeddings in config.json)" if missing == [OUTPUT] else ""

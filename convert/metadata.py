@@ -7,27 +7,24 @@ model card. Keys that llama.cpp does not have are all under `zephyr_local.`, and
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
 
-import zephyr_local
 from zephyr_local.convert.model_config import ModelConfig, read_json
 from zephyr_local.convert.vocabulary import Vocabulary
 from zephyr_local.errors import CheckpointError
 from zephyr_local.gguf_check import is_allowed_key
-from zephyr_local.quantize.gguf_header import MetadataValue, ValueType, text
-from zephyr_local.quantize.types import FileType
+from zephyr_local.quantize.gguf_header import MetadataValue, ValueType
+from zephyr_local.quantize.provenance import PREFIX
 
 _SNAPSHOT = re.compile(r"[0-9a-f]{40}")
-_UNKNOWN_SHA256 = "0" * 64
+SLIDING_WINDOW = f"{PREFIX}sliding_window"
+"""Tokens that attention looked back over in the training, which llama.cpp's `llama` architecture has no key for."""
 _YARN_KEYS = {
     "extrapolation_factor": "add_rope_scaling_yarn_ext_factor",
     "attention_factor": "add_rope_scaling_yarn_attn_factor",
@@ -35,41 +32,6 @@ _YARN_KEYS = {
     "beta_fast": "add_rope_scaling_yarn_beta_fast",
     "beta_slow": "add_rope_scaling_yarn_beta_slow",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """The shards and their SHA-256, which is zeros of the same length until they have been read."""
-
-    names: tuple[str, ...]
-    digests: tuple[str, ...]
-
-    @classmethod
-    def unknown(cls, names: Sequence[str]) -> Provenance:
-        """What stands in the header while the shards are being read."""
-        return cls(tuple(names), (_UNKNOWN_SHA256,) * len(names))
-
-    @property
-    def manifest(self) -> str:
-        """One line a shard, as sha256sum writes and checks it."""
-        return "".join(f"{digest}  {name}\n" for name, digest in zip(self.names, self.digests, strict=True))
-
-    @property
-    def sha256(self) -> str:
-        """That of the one shard, or of the manifest where there are several."""
-        if len(self.digests) == 1:
-            return self.digests[0]
-        if _UNKNOWN_SHA256 in self.digests:
-            return _UNKNOWN_SHA256
-        return hashlib.sha256(self.manifest.encode()).hexdigest()
-
-    def keys(self) -> dict[str, MetadataValue]:
-        """The closed list of keys that llama.cpp's converter does not write."""
-        return {
-            "zephyr_local.version": text(zephyr_local.__version__),
-            "zephyr_local.source.sha256": text(self.sha256),
-            "zephyr_local.source.manifest": text(self.manifest),
-        }
 
 
 def checkpoint_name(folder: Path) -> str:
@@ -86,27 +48,50 @@ def checkpoint_name(folder: Path) -> str:
 
 
 def build_metadata(
-    folder: Path, config: ModelConfig, vocabulary: Vocabulary, file_type: FileType, n_weights: int
+    folder: Path, tokenizer_folder: Path, config: ModelConfig, vocabulary: Vocabulary, n_weights: int
 ) -> tuple[dict[str, MetadataValue], list[str]]:
-    """Every key that llama.cpp's converter writes, in its order, and lines for the user about what was left out."""
+    """Every key that llama.cpp's converter writes, in its order, and lines for the user about what was left out.
+
+    `folder` names and describes the model. The file type stands in its place with the value 0.
+    """
     notices = list(vocabulary.notices)
     writer = gguf.GGUFWriter(path=None, arch="llama")  # collects keys; nothing is written through it
     writer.add_type(gguf.GGUFType.MODEL)
     writer.kv_data[0].update(_general_keys(folder, n_weights, notices))
-    _model_keys(writer, config, file_type)
+    _model_keys(writer, config)
     try:
-        _vocabulary_keys(writer, folder, vocabulary)
+        _vocabulary_keys(writer, tokenizer_folder, vocabulary)
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
         # what gguf-py's reader of these files raises where they are not as it expects
         raise CheckpointError(
             f"tokenizer_config.json, tokenizer.json or config.json cannot be understood ({error!r})",
             "Take these files from the base model",
         ) from error
+    values = _packed(writer, notices)
+    if config.sliding_window is not None:
+        values[SLIDING_WINDOW] = MetadataValue(ValueType.UINT32, config.sliding_window)
+    return values, notices
+
+
+def adapter_metadata(folder: Path, alpha: float, n_weights: int) -> tuple[dict[str, MetadataValue], list[str]]:
+    """Every key of a GGUF adapter as llama.cpp's converter writes them, and notices as :func:`build_metadata`."""
+    notices: list[str] = []
+    writer = gguf.GGUFWriter(path=None, arch="llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    # below zero: gguf-py's sign for an adapter, whose size says nothing of its base's
+    writer.kv_data[0].update(_general_keys(folder, -n_weights, notices))
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    return _packed(writer, notices), notices
+
+
+def _packed(writer: gguf.GGUFWriter, notices: list[str]) -> dict[str, MetadataValue]:
     values: dict[str, MetadataValue] = {}
     for key, entry in writer.kv_data[0].items():
         if (value := _packable(key, entry, notices)) is not None:
             values[key] = value
-    return values, notices
+    return values
 
 
 def _general_keys(folder: Path, n_weights: int, notices: list[str]) -> dict[str, Any]:
@@ -117,7 +102,8 @@ def _general_keys(folder: Path, n_weights: int, notices: list[str]) -> dict[str,
     except Exception as error:  # gguf-py's readers of side files raise whatever the file makes them raise
         notices.append(f"README.md or generation_config.json cannot be understood ({error!r}); both are left out")
         writer = gguf.GGUFWriter(path=None, arch="llama")
-        bare = gguf.Metadata(name=checkpoint_name(folder), size_label=gguf.size_label(n_weights, n_weights, 0, 0))
+        size_label = gguf.size_label(n_weights, n_weights, 0, 0) if n_weights > 0 else None
+        bare = gguf.Metadata(name=checkpoint_name(folder), size_label=size_label)
         bare.set_gguf_meta_model(writer)
     return dict(writer.kv_data[0])
 
@@ -155,7 +141,7 @@ def _general(folder: Path, n_weights: int) -> gguf.Metadata:
         _name_after_repository(metadata, folder, n_weights)
     if metadata.name is None:
         metadata.name = checkpoint_name(folder)
-    if metadata.size_label is None:
+    if metadata.size_label is None and n_weights > 0:
         metadata.size_label = gguf.size_label(n_weights, n_weights, 0, 0)
     if metadata.sampling_penalty_repeat is None:  # read by gguf-py after 0.19
         penalty = gguf.Metadata.load_generation_config(folder).get("repetition_penalty")
@@ -180,7 +166,7 @@ def _title(name: str | None) -> str | None:
     return str(gguf.Metadata.id_to_title(name)) if name else name  # type: ignore[no-untyped-call]
 
 
-def _model_keys(writer: gguf.GGUFWriter, config: ModelConfig, file_type: FileType) -> None:
+def _model_keys(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
     writer.add_block_count(config.n_layers)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.hidden_size)
@@ -200,7 +186,7 @@ def _model_keys(writer: gguf.GGUFWriter, config: ModelConfig, file_type: FileTyp
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
-    writer.add_file_type(file_type.ftype)
+    writer.add_file_type(0)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -251,12 +237,3 @@ def _value(entry: Any) -> MetadataValue:  # noqa: ANN401  (gguf-py's GGUFValue)
     values = [value.decode("utf-8") if isinstance(value, bytes) else value for value in entry.value]
     element = entry.sub_type if entry.sub_type is not None else gguf.GGUFValueType.get_type(values[0])
     return MetadataValue(kind, values, ValueType(element))
-
-
-def with_provenance(metadata: Mapping[str, MetadataValue], provenance: Provenance) -> dict[str, MetadataValue]:
-    """All keys of the file: ours right after `general.architecture`, so that they stand in its first bytes."""
-    keys = list(metadata)
-    merged = {key: metadata[key] for key in keys[:1]}
-    merged.update(provenance.keys())
-    merged.update({key: metadata[key] for key in keys[1:]})
-    return merged

@@ -61,6 +61,7 @@ class ModelConfig:
     rope_theta: float
     rope_scaling: RopeScaling | None
     tie_word_embeddings: bool
+    sliding_window: int | None = None  # tokens that attention looked back over in the training; None: all
 
 
 def read_json(path: Path) -> Json:
@@ -112,7 +113,17 @@ def read_config(folder: Path) -> ModelConfig:
         rope_theta=theta,
         rope_scaling=scaling,
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        sliding_window=_sliding_window(config, architecture),
     )
+
+
+def _sliding_window(config: Json, architecture: str) -> int | None:
+    """Mistral's alone: LlamaConfig has none, and its model would not heed it."""
+    if _ARCHITECTURES[architecture] != "mistral":
+        return None
+    if "sliding_window" in config and config["sliding_window"] is None:  # an explicit null means: none
+        return None
+    return _count(config, "sliding_window", {"sliding_window": 4096})
 
 
 def _architecture(config: Json) -> str:

@@ -1,164 +1,75 @@
-"""The weights, block by block in the order in which the shards store them, each byte hashed as it passes.
-
-Only :func:`read_blocks` touches the shards' data. A block's bytes are copied out of the mapping once; the hash and the
-encoder both see that copy, so what is hashed is what is converted.
-"""
+"""The checkpoint's weights, block by block in the order in which the shards store them."""
 
 from __future__ import annotations
 
-import hashlib
-import mmap
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zephyr_local.convert.lora import LoraDelta, rounded
 from zephyr_local.convert.rope_permute import interleave_pairs
 from zephyr_local.convert.safetensors_file import Shard, SourceType, StoredTensor
-from zephyr_local.convert.tensor_names import ExpectedTensor, Pairing
-from zephyr_local.errors import CheckpointError
-from zephyr_local.quantize.encode import Block, require_finite, wait
-from zephyr_local.quantize.gguf_header import TensorPlace
-
-_HASH_AHEAD = 4  # pieces that wait for the hash; each is a block's bytes at most
-_SKIP_BYTES = 1 << 20
-
-Bytes = NDArray[np.uint8]
+from zephyr_local.quantize.encode import require_finite
+from zephyr_local.quantize.kernels import ggml
+from zephyr_local.quantize.mapped_file import Bytes, FileHashes, MappedFile, row_ranges
+from zephyr_local.quantize.source import Block, SourceTensor
 
 
 @dataclass(frozen=True, slots=True)
-class Destination:
-    """Where a stored tensor goes: what it must be, and its place from the start of the output file."""
+class WantedTensor:
+    """A stored tensor that is converted: what it becomes, and what is done to its rows on the way."""
 
-    expected: ExpectedTensor
-    place: TensorPlace
-    file_offset: int
-
-
-@dataclass(slots=True)
-class ShardHashes:
-    """SHA-256 of the shards, computed on a thread of its own in step with the reading."""
-
-    digests: dict[str, str] = field(default_factory=dict)  # by file name, when a shard is through
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="sha256"))
-    _waiting: deque[Future[None]] = field(default_factory=deque)
-
-    def feed(self, update: Callable[[memoryview], None], piece: Bytes) -> None:
-        """Hands a piece on; waits where the hash has fallen behind."""
-        self._waiting.append(self._pool.submit(update, piece.data))
-        while len(self._waiting) > _HASH_AHEAD:
-            wait(self._waiting.popleft())
-
-    def settle(self) -> None:
-        """Waits until all pieces are hashed."""
-        while self._waiting:
-            wait(self._waiting.popleft())
-
-    def close(self) -> None:
-        """Stops the thread; pieces that still wait are dropped."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    tensor: SourceTensor
+    base_type: SourceType  # what the base stores it as
+    head_dim: int | None = None  # rows are paired for rotary positions in heads of so many; None: they are not
+    delta: LoraDelta | None = None
 
 
 def read_blocks(
     shards: tuple[Shard, ...],
-    destinations: Mapping[str, Destination],
-    head_dim: int,
+    wanted: Mapping[tuple[str, str], WantedTensor],
     max_weights: int,
-    hashes: ShardHashes,
+    hashes: FileHashes,
 ) -> Iterator[Block]:
-    """Every block of every tensor that has a destination, in the order of the shards' bytes."""
+    """Every block of every wanted tensor (by shard and name), in the order of the shards' bytes."""
     for shard in shards:
-        data = _map(shard)
-        digest = hashlib.sha256()
-        for piece in _pieces(data, 0, shard.data_begin):
-            hashes.feed(digest.update, piece)
-        for tensor in shard.tensors:
-            destination = destinations.get(tensor.name)
-            if destination is None:
-                for piece in _pieces(data, tensor.begin, tensor.end):
-                    hashes.feed(digest.update, piece)
-                continue
-            unit = head_dim if destination.expected.pairing is Pairing.ROTARY else 1
-            for rows in _row_ranges(tensor, unit, max_weights):
-                block, piece = _block(data, tensor, destination, rows, head_dim)
-                hashes.feed(digest.update, piece)
-                yield block
-                del block, piece
-        hashes.settle()
-        hashes.digests[shard.path.name] = digest.hexdigest()
+        data = MappedFile(shard.path, shard.size_bytes, hashes)
+        data.skip(0, shard.data_begin)
+        for stored in shard.tensors:
+            tensor = wanted.get((shard.path.name, stored.name))
+            if tensor is None:
+                data.skip(stored.begin, stored.end)
+            else:
+                yield from _blocks(data, stored, tensor, max_weights)
+        data.finish()
         del data
 
 
-def _map(shard: Shard) -> Bytes:
-    try:
-        mapped = np.memmap(shard.path, dtype=np.uint8, mode="r")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{shard.path} cannot be mapped: {error}", "Check that it may be read") from error
-    if mapped.size != shard.size_bytes:
-        raise CheckpointError(
-            f"{shard.path.name} changed while it was being converted", "Wait until nothing writes to the checkpoint"
+def _blocks(data: MappedFile, stored: StoredTensor, wanted: WantedTensor, max_weights: int) -> Iterator[Block]:
+    tensor = wanted.tensor
+    source = SourceType[stored.dtype]
+    row_bytes = tensor.n_columns * source.size_bytes
+    for rows in row_ranges(tensor.n_rows, tensor.n_columns, wanted.head_dim or 1, max_weights):
+        raw = data.take(stored.begin + rows.start * row_bytes, len(rows) * row_bytes)
+        yield Block(
+            tensor=tensor,
+            first_row=rows.start,
+            source_bytes=raw.nbytes,
+            load=partial(_load, raw, wanted, rows.start),
         )
-    raw = getattr(mapped, "_mmap", None)
-    if isinstance(raw, mmap.mmap) and hasattr(mmap, "MADV_SEQUENTIAL"):
-        raw.madvise(mmap.MADV_SEQUENTIAL)
-    return mapped.view(np.ndarray)
+        del raw
 
 
-def _pieces(data: Bytes, begin: int, end: int) -> Iterator[Bytes]:
-    for position in range(begin, end, _SKIP_BYTES):
-        yield data[position : min(position + _SKIP_BYTES, end)].copy()
-
-
-def _row_ranges(tensor: StoredTensor, unit: int, max_weights: int) -> Iterator[range]:
-    """Ranges of whole rows, in whole units (heads), of at most `max_weights` where a unit is not already more."""
-    n_rows, n_columns = _matrix_shape(tensor)
-    step = max(1, max_weights // (n_columns * unit)) * unit
-    for first in range(0, n_rows, step):
-        yield range(first, min(first + step, n_rows))
-
-
-def _matrix_shape(tensor: StoredTensor) -> tuple[int, int]:
-    return (1, tensor.shape[0]) if len(tensor.shape) == 1 else (tensor.shape[0], tensor.shape[1])
-
-
-def _block(
-    data: Bytes, tensor: StoredTensor, destination: Destination, rows: range, head_dim: int
-) -> tuple[Block, Bytes]:
-    n_columns = _matrix_shape(tensor)[1]
-    source = SourceType[tensor.dtype]
-    row_bytes = n_columns * source.size_bytes
-    begin = tensor.begin + rows.start * row_bytes
-    raw = data[begin : begin + len(rows) * row_bytes].copy()
-    paired = head_dim if destination.expected.pairing is Pairing.ROTARY else None
-    kind = destination.place.kind
-    block = Block(
-        tensor=tensor.name,
-        kind=kind,
-        offset=destination.file_offset + kind.size_bytes(rows.start * n_columns),
-        source_bytes=raw.nbytes,
-        load=partial(_load, raw, source, (tensor.name, rows.start, n_columns), paired),
-    )
-    return block, raw
-
-
-def _load(raw: Bytes, source: SourceType, where: tuple[str, int, int], head_dim: int | None) -> NDArray[np.float32]:
-    name, first_row, n_columns = where
-    rows = widen(raw, source).reshape(-1, n_columns)
-    require_finite(name, rows, first_row)
-    return rows if head_dim is None else np.ascontiguousarray(interleave_pairs(rows, head_dim))
-
-
-def widen(raw: Bytes, source: SourceType) -> NDArray[np.float32]:
-    """Little-endian bytes of one of the source types as float32; every value of them is exact there."""
-    if source is SourceType.F32:
-        return raw.view("<f4").astype(np.float32, copy=False)
-    if source is SourceType.F16:
-        return raw.view("<f2").astype(np.float32)
-    # a bfloat16 is the upper half of a float32
-    bits = raw.view("<u2").astype(np.uint32)
-    np.left_shift(bits, 16, out=bits)
-    return bits.view(np.float32)
+def _load(raw: Bytes, wanted: WantedTensor, first_row: int) -> NDArray[np.float32]:
+    tensor, base_type = wanted.tensor, wanted.base_type
+    rows = ggml.decode(tensor.stored, raw, tensor.n_columns)
+    require_finite(tensor.source_name, rows, first_row)
+    if tensor.stored.name != base_type.name:  # an adapter's own tensor, which PEFT loads into one of the base's type
+        rows = rounded(rows, base_type)
+    if wanted.delta is not None:
+        rows = wanted.delta.merged(rows, first_row, base_type)
+        require_finite(f"{tensor.source_name} with the adapter", rows, first_row)
+    return rows if wanted.head_dim is None else np.ascontiguousarray(interleave_pairs(rows, wanted.head_dim))

@@ -1,7 +1,8 @@
-"""Row blocks through encoder threads to their places in the output file, with bounded memory.
+"""Row blocks through encoder threads to their places in the output files, with bounded memory.
 
 A block is a whole number of rows of one tensor. At most two blocks a thread exist at any moment, whatever the size of
-the model, so the memory is that of the blocks and nothing else.
+the model, so the memory is that of the blocks and nothing else. Where several files are made at once, a block is read
+and widened once, and encoded once for each type that it gets.
 """
 
 from __future__ import annotations
@@ -9,47 +10,68 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zephyr_local.errors import CheckpointError
 from zephyr_local.quantize.kernels import ggml
+from zephyr_local.quantize.mapped_file import HASH_AHEAD, wait
+from zephyr_local.quantize.source import Block
 from zephyr_local.quantize.types import TensorType
 
-_T = TypeVar("_T")
 _F16_MAX = 65504.0
+_INTERPRETER_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Some rows of a tensor, waiting to be encoded."""
+class Destination:
+    """One of the places that a tensor goes to."""
 
-    tensor: str  # as the source calls it: this is the name in errors
+    file: int  # which output file, for the ranges that are read back
     kind: TensorType
-    offset: int  # of the first encoded byte in the output file
-    source_bytes: int
-    load: Callable[[], NDArray[np.float32]]  # (n_rows, n_columns), checked by require_finite; runs on an encoder thread
+    offset: int  # of the tensor's first byte in that file
+    importance: NDArray[np.float32] | None = None  # a weight for each column, (n_in,)
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenRange:
-    """Bytes that were handed to the file, to be compared with what can be read from it."""
+    """Bytes that were handed to a file, to be compared with what can be read from it."""
 
     tensor: str
+    file: int
     offset: int
     size_bytes: int
     crc32: int
 
 
+def written_range(tensor: str, file: int, offset: int, encoded: NDArray[np.uint8]) -> WrittenRange:
+    """What to compare later with these bytes at this place."""
+    return WrittenRange(tensor, file, offset, encoded.nbytes, zlib.crc32(encoded.data))
+
+
+Write = Callable[[int, int, memoryview], None]
+"""Writes bytes into an output file: its number, the place, the bytes. Several threads call it at once."""
+
+
 def block_weights(threads: int) -> int:
     """The most weights in a block: about a million, fewer where many threads would together hold too much."""
     return max(1 << 16, min(1 << 20, (24 << 20) // threads))
+
+
+def peak_memory_bytes(threads: int, largest_row: int, source_weight_bytes: int) -> int:
+    """What a conversion holds at most apart from mapped pages, reckoned generously.
+
+    Blocks in flight hold their source bytes; each thread besides holds a block as float32, once more where its rows are
+    permuted or merged, and encoded.
+    """
+    weights = max(block_weights(threads), largest_row)
+    waiting = (2 * threads + HASH_AHEAD + 1) * source_weight_bytes
+    working = threads * (4 + 4 + 4)
+    return _INTERPRETER_BYTES + weights * (waiting + working)
 
 
 def require_finite(tensor: str, rows: NDArray[np.float32], first_row: int) -> None:
@@ -64,49 +86,83 @@ def require_finite(tensor: str, rows: NDArray[np.float32], first_row: int) -> No
     )
 
 
-def _encode(block: Block) -> NDArray[np.uint8]:
-    rows = block.load()
-    if block.kind is TensorType.F16:
+def encode_rows(
+    tensor: str, kind: TensorType, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """Encodes finite rows of the tensor of that name; raises CheckpointError where the type cannot hold them."""
+    if kind is TensorType.F16:
         largest = max(float(rows.max()), -float(rows.min()))
         if largest > _F16_MAX:
             raise CheckpointError(
-                f"{block.tensor} holds a value of magnitude {largest:.6g}, above F16's largest, {_F16_MAX:g}",
+                f"{tensor} holds a value of magnitude {largest:.6g}, above F16's largest, {_F16_MAX:g}",
                 "Use --bf16, which holds it",
             )
-    encoded = ggml.encode(block.kind, rows)
-    if not ggml.is_valid(block.kind, encoded):
+    encoded = ggml.encode(kind, rows, importance)
+    if not ggml.is_valid(kind, encoded):
         raise CheckpointError(
-            f"{block.tensor} holds values too large for {block.kind.name}",
-            f"Use {'--f32' if block.kind is TensorType.BF16 else '--bf16'}, which holds them",
+            f"{tensor} holds values too large for {kind.name}",
+            f"Use {'--f32' if kind is TensorType.BF16 else '--bf16'}, which holds them",
+        )
+    return encoded
+
+
+def _encode(block: Block, destinations: Sequence[Destination]) -> list[NDArray[np.uint8]]:
+    """The block's bytes for each destination; a type that several share is encoded once."""
+    rows: NDArray[np.float32] | None = None
+    done: dict[tuple[TensorType, int], NDArray[np.uint8]] = {}
+    for destination in destinations:
+        key = (destination.kind, id(destination.importance))
+        if key in done:
+            continue
+        if block.encoded is not None and destination.kind is block.tensor.stored:
+            done[key] = _checked_copy(block, block.encoded)
+            continue
+        if rows is None:
+            rows = block.load()
+        done[key] = encode_rows(block.tensor.source_name, destination.kind, rows, destination.importance)
+    return [done[destination.kind, id(destination.importance)] for destination in destinations]
+
+
+def _checked_copy(block: Block, encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if not ggml.is_valid(block.tensor.stored, encoded):
+        raise CheckpointError(
+            f"{block.tensor.source_name} holds blocks whose scale is NaN or infinite",
+            "The file is damaged: copy or download it again",
         )
     return encoded
 
 
 def encode_blocks(
     blocks: Iterable[Block],
-    write: Callable[[int, memoryview], None],
+    destinations: Mapping[str, Sequence[Destination]],
+    write: Write,
     threads: int,
     on_block: Callable[[Block], None] | None = None,
 ) -> list[WrittenRange]:
-    """Encodes every block and writes it with `write(offset, bytes)`, which several threads call at once.
+    """Encodes every block for all destinations of its tensor (by its name in the GGUF) and writes it.
 
     `blocks` is drawn from, and `on_block` called in the same order, on the calling thread; the first error in that
     order is raised, after the threads have come to rest.
     """
     stopped = threading.Event()
 
-    def work(block: Block) -> WrittenRange:
-        encoded = _encode(block)
-        if not stopped.is_set():
-            write(block.offset, encoded.data)
-        return WrittenRange(block.tensor, block.offset, encoded.nbytes, zlib.crc32(encoded.data))
+    def work(block: Block) -> list[WrittenRange]:
+        tensor, places = block.tensor, destinations[block.tensor.name]
+        ranges = []
+        for place, encoded in zip(places, _encode(block, places), strict=True):
+            offset = place.offset + place.kind.size_bytes(block.first_row * tensor.n_columns)
+            if not stopped.is_set():
+                write(place.file, offset, encoded.data)
+            ranges.append(written_range(tensor.source_name, place.file, offset, encoded))
+        return ranges
 
     written: list[WrittenRange] = []
-    waiting: deque[tuple[Block, Future[WrittenRange]]] = deque()
+    waiting: deque[tuple[Block, Future[list[WrittenRange]]]] = deque()
 
     def finish_oldest() -> None:
         block, future = waiting.popleft()
-        written.append(wait(future))
+        ranges: list[WrittenRange] = wait(future)
+        written.extend(ranges)
         if on_block is not None:
             on_block(block)
 
@@ -123,13 +179,3 @@ def encode_blocks(
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
     return written
-
-
-def wait(future: Future[_T]) -> _T:
-    """The future's result; unlike its own method this can be interrupted by Ctrl+C on Windows too."""
-    while True:
-        try:
-            return future.result(timeout=0.5)
-        except FutureTimeoutError:
-            if future.done():  # the work itself raised a TimeoutError
-                raise

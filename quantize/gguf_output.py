@@ -20,6 +20,9 @@ from types import TracebackType
 from typing import Self
 
 from zephyr_local.errors import OutputError
+from zephyr_local.gguf_check import check_runnable
+from zephyr_local.gguf_file import GGUFFile, read_gguf
+from zephyr_local.gguf_split import join
 from zephyr_local.quantize.encode import WrittenRange
 from zephyr_local.quantize.gguf_header import TensorPlace
 
@@ -71,7 +74,8 @@ def remove_dead_leftovers(target: Path) -> list[Path]:
     A file counts as ours by its name and by our keys at its head (or by being empty: killed before the first write),
     and as dead if nobody holds its lock.
     """
-    pattern = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.part")
+    stem = re.escape(target.name.removesuffix(".gguf"))  # also of runs that cut the model into other parts
+    pattern = re.compile(rf"{stem}(-\d{{5}}-of-\d{{5}})?(\.gguf)?\.[0-9a-f]{{16}}\.part")
     removed = []
     for path in sorted(target.parent.iterdir()):
         if pattern.fullmatch(path.name) and not path.is_symlink() and path.is_file():
@@ -281,17 +285,27 @@ def _fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def require_same_tensors(path: Path, expected: Sequence[TensorPlace]) -> None:
-    """Reads the finished file with the runtime's own reader and compares every name, shape, type and offset."""
-    from zephyr_local.gguf_check import check_runnable
-    from zephyr_local.gguf_file import read_gguf
+def require_loadable(paths: Sequence[Path], expected: Sequence[Sequence[TensorPlace]]) -> None:
+    """Shows the files of one model to the runtime, then compares as :func:`require_same_places` does.
 
-    found = read_gguf(path)
-    check_runnable(found)
-    stored = [(t.name, t.shape, t.type_name, t.offset, t.size_bytes) for t in found.tensors]
-    wanted = [(t.name, tuple(reversed(t.shape)), t.kind.name, t.offset, t.size_bytes) for t in expected]
-    if stored != wanted:
-        raise OutputError(
-            f"the header of {path} reads back otherwise than it was written",
-            "The disk or the memory is failing: write to another disk",
-        )
+    Raises ModelFileError where the runtime would not load the model, OutputError where it reads back otherwise.
+    """
+    parts = [read_gguf(path) for path in paths]
+    check_runnable(join(parts[0], parts[1:]))
+    _compare(parts, expected)
+
+
+def require_same_places(paths: Sequence[Path], expected: Sequence[Sequence[TensorPlace]]) -> None:
+    """Reads headers back with the runtime's own reader and compares every name, shape, type and offset."""
+    _compare([read_gguf(path) for path in paths], expected)
+
+
+def _compare(parts: Sequence[GGUFFile], expected: Sequence[Sequence[TensorPlace]]) -> None:
+    for part, places in zip(parts, expected, strict=True):
+        stored = [(t.name, t.shape, t.type_name, t.offset, t.size_bytes) for t in part.tensors]
+        wanted = [(t.name, tuple(reversed(t.shape)), t.kind.name, t.offset, t.size_bytes) for t in places]
+        if stored != wanted:
+            raise OutputError(
+                f"the header of {part.path} reads back otherwise than it was written",
+                "The disk or the memory is failing: write to another disk",
+            )

@@ -61,7 +61,15 @@ def test_each_verb_has_help_with_its_own_line(verb: str):
         (["chat", "/nowhere/model.gguf"], 3, "there is no file /nowhere/model.gguf"),
         (["quantize", "somewhere", "--q4_k_m", "-o", "-"], 2, "cannot be written to stdout"),
         (["quantize", "somewhere"], 2, "no type is given"),
-        (["quantize", "somewhere", "--q4_k_m", "--q8_0"], 2, "2 types are given"),
+        (["quantize", "somewhere", "--q4_k_m", "--q8_0", "-o", "x.gguf"], 2, "2 types are given"),
+        (["quantize", "somewhere", "--q4_k_m", "--tensor-type", "attn_v"], 2, "has no ="),
+        (["quantize", "somewhere", "--q4_k_m", "--tensor-type", "attn_v=q9"], 2, "'q9' is not"),
+        (["quantize", "somewhere", "--q4_k_m", "--split-max-size", "large"], 2, "'large' is not a size"),
+        (["quantize", "somewhere", "--q4_k_m", "--json"], 2, "--json is for --dry-run"),
+        (["convert"], 2, "no source is given"),
+        (["convert", "somewhere", "--lora", "somewhere"], 2, "both a source and --lora"),
+        (["convert", "--lora", "somewhere", "--pure"], 2, "--pure cannot be used with --lora"),
+        (["convert", "--lora", "somewhere", "--f16", "--q8_0"], 2, "2 types are given for one adapter"),
     ],
 )
 def test_what_is_wrong_meets_one_line_and_a_code(arguments: list[str], code: int, words: str):

@@ -24,11 +24,10 @@ from tests.checkpoint_builder import (
 )
 from zephyr_local.convert.hf_to_gguf import ConvertOptions, Progress, convert_checkpoint, default_target_name
 from zephyr_local.convert.rope_permute import interleave_pairs
-from zephyr_local.convert.row_blocks import widen
-from zephyr_local.convert.safetensors_file import SourceType
 from zephyr_local.gguf_file import GGUFFile, read_gguf
 from zephyr_local.quantize.encode import block_weights
-from zephyr_local.quantize.types import FileType
+from zephyr_local.quantize.kernels import ggml
+from zephyr_local.quantize.types import FileType, TensorType
 
 SHAPE = ModelShape(n_layers=2)
 
@@ -88,7 +87,7 @@ def test_f32_holds_every_source_value(dtype: str, tmp_path: Path) -> None:
         ("model.layers.1.mlp.up_proj.weight", "blk.1.ffn_up.weight"),
     ):
         kind, values = stored[name]
-        expected = widen(np.frombuffer(values.tobytes(), np.uint8), SourceType[kind])
+        expected = ggml.decode(TensorType[kind], np.frombuffer(values.tobytes(), np.uint8), values.size)[0]
         assert np.array_equal(found[target].ravel(), expected)
 
 

@@ -23,7 +23,7 @@ from tests.checkpoint_builder import (
     write_json,
 )
 from zephyr_local.convert.hf_to_gguf import ConvertOptions, convert_checkpoint
-from zephyr_local.errors import CheckpointError, InvalidInputError, OutputError
+from zephyr_local.errors import CheckpointError, InvalidInputError, ModelFileError, OutputError
 from zephyr_local.quantize import gguf_output
 from zephyr_local.quantize.types import FileType
 
@@ -62,7 +62,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_file_instead_of_a_folder(checkpoint: Path) -> None:
     refuse_path = checkpoint / "model.safetensors"
-    with pytest.raises(CheckpointError, match="a checkpoint is a folder"):
+    with pytest.raises(ModelFileError, match=r"looks like safetensors\. Convert its folder"):
         convert_checkpoint(refuse_path, checkpoint.parent / "x.gguf", FileType.F16)
 
 
@@ -86,7 +86,7 @@ def test_no_weights(checkpoint: Path) -> None:
 def test_an_adapter(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").rename(checkpoint / "adapter_model.safetensors")
     write_json(checkpoint / "adapter_config.json", {})
-    assert "Merge" in refuse(checkpoint, "adapter").remedy
+    assert "peft" in refuse(checkpoint, "adapter_config.json").remedy
 
 
 # --- config.json

@@ -15,7 +15,8 @@ from zephyr_local.errors import ZephyrError
 VERBS = {
     "chat": "Talk with a model in the terminal, or answer once in a pipe.",
     "inspect": "Show a GGUF file's metadata and tensors.",
-    "quantize": "Turn a Hugging Face checkpoint into a quantized GGUF.",
+    "quantize": "Turn a checkpoint, an adapter or a GGUF into quantized GGUFs.",
+    "convert": "Write a model as a plain GGUF, or an adapter as a GGUF adapter.",
 }
 
 EXIT_CODES = """\b

@@ -1,0 +1,185 @@
+"""One pass over a source, and every output file is written, read back and given its name; or none is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from zephyr_local.errors import CheckpointError, ModelFileError, OutputError
+from zephyr_local.quantize.encode import Destination, WrittenRange, block_weights, encode_blocks
+from zephyr_local.quantize.gguf_output import (
+    OutputFile,
+    remove_dead_leftovers,
+    require_free_space,
+    require_loadable,
+    require_writable_target,
+)
+from zephyr_local.quantize.mapped_file import FileHashes
+from zephyr_local.quantize.output_plan import OutputPlan, PlannedFile, needs
+from zephyr_local.quantize.progress import Reporter
+from zephyr_local.quantize.provenance import Provenance
+from zephyr_local.quantize.source import Block, Source
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertResult:
+    """What was written for one request."""
+
+    path: Path
+    """The file, or the first of its parts: the one that programs are given."""
+    paths: tuple[Path, ...]
+    """All of its files."""
+    size_bytes: int
+    n_tensors: int
+    bits_per_weight: float
+    source_sha256: str
+    elapsed_s: float
+    notices: tuple[str, ...] = ()
+    """Lines for the user about what of the source was left out."""
+
+
+def write_files(
+    source: Source, plans: Sequence[OutputPlan], threads: int, reporter: Reporter, *, overwrite: bool
+) -> list[ConvertResult]:
+    """Writes every file of the plans; in any failure nothing of them is left and what stood there is untouched.
+
+    The files get their names one after the other when all are complete and checked, of parts the first one last.
+    """
+    started = time.monotonic()
+    files = [file for plan in plans for file in plan.files]
+    _require_targets(source, files, overwrite=overwrite)
+    for folder, needed in needs(source, plans, threads).disk_bytes.items():
+        require_free_space(folder, needed)
+    with ExitStack() as stack:
+        outputs = [stack.enter_context(OutputFile(file.path, file.size_bytes, overwrite=overwrite)) for file in files]
+        _write_headers(files, outputs, Provenance.unknown(source.hashed))
+        for output in outputs:
+            output.reserve()
+        _require_loadable(plans, outputs)
+        provenance, ranges = _stream(source, plans, outputs, threads, reporter)
+        _verify(files, outputs, ranges, provenance, reporter)
+        _commit(plans, outputs, overwrite=overwrite)
+    elapsed_s = time.monotonic() - started
+    return [_result(plan, source, provenance, elapsed_s) for plan in plans]
+
+
+def _result(plan: OutputPlan, source: Source, provenance: Provenance, elapsed_s: float) -> ConvertResult:
+    paths = tuple(file.path for file in plan.files)
+    return ConvertResult(
+        path=paths[0],
+        paths=paths,
+        size_bytes=plan.size_bytes,
+        n_tensors=len(plan.tensors),
+        bits_per_weight=plan.bits_per_weight,
+        source_sha256=provenance.sha256,
+        elapsed_s=elapsed_s,
+        notices=source.notices,
+    )
+
+
+def _require_targets(source: Source, files: Sequence[PlannedFile], *, overwrite: bool) -> None:
+    for file in files:
+        require_no_input(file.path, source.files)
+        require_writable_target(file.path, overwrite=overwrite)
+    for file in files:
+        remove_dead_leftovers(file.path)
+
+
+def require_no_input(target: Path, inputs: Sequence[Path]) -> None:
+    """Refuses a target that is one of the source's own files, by whatever name."""
+    if not target.exists():
+        return
+    for path in inputs:
+        if path.exists() and path.samefile(target):
+            raise OutputError(f"{target} is the input {path}", "Give the output another name or folder")
+
+
+def _write_headers(files: Sequence[PlannedFile], outputs: Sequence[OutputFile], provenance: Provenance) -> None:
+    for file, output in zip(files, outputs, strict=True):
+        output.write_at(0, file.header(provenance))
+
+
+def _require_loadable(plans: Sequence[OutputPlan], outputs: Sequence[OutputFile]) -> None:
+    """Shows the headers to the runtime before the work: what it would refuse to load is better known now."""
+    try:
+        _check_headers(plans, outputs)
+    except ModelFileError as error:
+        raise CheckpointError(
+            f"the converted model could not be loaded here: {error.problem.split(': ', 1)[-1]}",
+            "Check config.json and the tokenizer's files",
+        ) from error
+
+
+def _check_headers(plans: Sequence[OutputPlan], outputs: Sequence[OutputFile]) -> None:
+    remaining = iter(outputs)
+    for plan in plans:
+        require_loadable([next(remaining).path for _ in plan.files], [file.places for file in plan.files])
+
+
+def _stream(
+    source: Source, plans: Sequence[OutputPlan], outputs: Sequence[OutputFile], threads: int, reporter: Reporter
+) -> tuple[Provenance, list[WrittenRange]]:
+    """Converts every tensor; returns the source's SHA-256 and what was written where."""
+    destinations = _destinations(plans)
+    reporter.begin("convert", sum(tensor.stored_bytes for tensor in source.tensors), len(source.tensors))
+
+    def write(file: int, offset: int, data: memoryview) -> None:
+        outputs[file].write_at(offset, data)
+
+    def converted(block: Block) -> None:
+        reporter.advance(block.tensor.source_name, block.source_bytes)
+
+    hashes = FileHashes()
+    try:
+        blocks = source.read_blocks(block_weights(threads), hashes)
+        ranges = encode_blocks(blocks, destinations, write, threads, converted)
+    finally:
+        hashes.close()
+    return Provenance(source.hashed, tuple(hashes.digests[name] for name in source.hashed)), ranges
+
+
+def _destinations(plans: Sequence[OutputPlan]) -> dict[str, list[Destination]]:
+    found: dict[str, list[Destination]] = {}
+    number = 0
+    for plan in plans:
+        for file in plan.files:
+            begin = file.data_begin
+            for place in file.places:
+                importance = plan.request.importance.get(place.name)
+                destination = Destination(number, place.kind, begin + place.offset, importance)
+                found.setdefault(place.name, []).append(destination)
+            number += 1
+    return found
+
+
+def _verify(
+    files: Sequence[PlannedFile],
+    outputs: Sequence[OutputFile],
+    ranges: Sequence[WrittenRange],
+    provenance: Provenance,
+    reporter: Reporter,
+) -> None:
+    """Writes the headers anew, with the digests, and reads back everything that was written."""
+    reporter.begin("verify", sum(written.size_bytes for written in ranges), sum(len(file.places) for file in files))
+    _write_headers(files, outputs, provenance)
+    for number, output in enumerate(outputs):
+        output.verify(
+            (written for written in ranges if written.file == number),
+            lambda written: reporter.advance(written.tensor, written.size_bytes),
+        )
+
+
+def _commit(plans: Sequence[OutputPlan], outputs: Sequence[OutputFile], *, overwrite: bool) -> None:
+    _check_headers(plans, outputs)
+    end = len(outputs)
+    for plan in reversed(plans):
+        begin = end - len(plan.files)
+        if overwrite and len(plan.files) > 1:
+            # Parts of two runs must never stand together: without its first part, no program opens a model.
+            plan.files[0].path.unlink(missing_ok=True)
+        for output in reversed(outputs[begin:end]):
+            output.commit()
+        end = begin

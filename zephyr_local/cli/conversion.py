@@ -1,0 +1,113 @@
+"""What `quantize` and `convert` have in common: from their options to the files and a summary."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zephyr_local.cli.conversion_options import ConversionFlags
+from zephyr_local.cli.dry_run import show_dry_run
+from zephyr_local.cli.progress_bar import progress_display
+from zephyr_local.cli.verdict import verdict_on
+from zephyr_local.errors import InvalidInputError, OutputError
+from zephyr_local.gguf_split import read_model
+from zephyr_local.repl.screen import visible
+
+if TYPE_CHECKING:
+    from zephyr_local.convert.hf_to_gguf import ConvertResult
+    from zephyr_local.quantize.types import FileType
+
+
+def run_conversion(source: Path, flags: ConversionFlags, file_types: Sequence[FileType]) -> None:
+    """Writes the model at `source` in each of the types, or shows what that would be."""
+    from zephyr_local.convert.hf_to_gguf import OutputRequest, convert_model, dry_run
+
+    if flags.as_json and not flags.dry_run:
+        raise InvalidInputError("--json is for --dry-run", "Add --dry-run, or leave out --json")
+    file_types = tuple(dict.fromkeys(file_types))
+    mix, split_max_bytes = flags.mix(), flags.split_max_bytes()
+    requests = [
+        OutputRequest(target, file_type, mix, split_max_bytes)
+        for target, file_type in zip(targets(source, flags.output, file_types), file_types, strict=True)
+    ]
+    if flags.dry_run:
+        show_dry_run(dry_run(source, requests, flags.options()), as_json=flags.as_json)
+        return
+    in_folder = _output_folder(flags.output, several=len(file_types) > 1)
+    with told_when_interrupted(), in_folder, progress_display() as update:
+        results = convert_model(source, requests, flags.options(), update)
+    show_notices(results[0])
+    paths = [request.target.parent / result.path.name for request, result in zip(requests, results, strict=True)]
+    click.echo(_summary(paths, results), err=True)
+
+
+def show_notices(result: ConvertResult) -> None:
+    """What was left out, on stderr."""
+    for notice in result.notices:
+        click.echo(f"note: {visible(notice)}", err=True)
+
+
+def targets(source: Path, output: Path | None, file_types: Sequence[FileType], ending: str = "") -> list[Path]:
+    """Where each type goes; `ending` comes between type and .gguf in a name of ours."""
+    from zephyr_local.convert.hf_to_gguf import default_target_name
+
+    if str(output) == "-":
+        raise InvalidInputError("a GGUF cannot be written to stdout", "Give -o the name of a file")
+    if output is not None and len(file_types) == 1 and not output.is_dir():
+        return [output]
+    folder = Path() if output is None else output
+    if len(file_types) > 1 and folder.suffix == ".gguf" and not folder.is_dir():
+        raise InvalidInputError(
+            f"{len(file_types)} types are given, and -o {folder} is the name of one file", "Give -o a folder"
+        )
+    names = (default_target_name(source, file_type) for file_type in file_types)
+    return [folder / f"{name.removesuffix('.gguf')}{ending}.gguf" for name in names]
+
+
+@contextmanager
+def _output_folder(output: Path | None, *, several: bool) -> Iterator[None]:
+    """Creates the folder that several files go into, and takes it away again if nothing comes into it."""
+    if output is None or not several or output.exists():
+        yield
+        return
+    if not output.parent.is_dir():
+        raise OutputError(f"the folder {output.parent} does not exist", "Create it, or write somewhere else")
+    output.mkdir()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            output.rmdir()
+        raise
+
+
+@contextmanager
+def told_when_interrupted() -> Iterator[None]:
+    """Says on Ctrl+C that nothing was written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Interrupted; nothing was written.", err=True)
+        raise
+
+
+def _summary(paths: Sequence[Path], results: Sequence[ConvertResult]) -> str:
+    """`paths` are the results' as the user would write them."""
+    lines = []
+    for path, result in zip(paths, results, strict=True):
+        parts = f" in {len(result.paths)} parts" if len(result.paths) > 1 else ""
+        lines.append(
+            f"{path}: {result.size_bytes / 1e6:,.1f} MB{parts}, {result.n_tensors} tensors, "
+            f"{result.bits_per_weight:.2f} bits a weight, {result.elapsed_s:.1f} s."
+        )
+    lines.append(f"Talk with it: zephyr-local chat {shlex.quote(str(paths[0]))}")
+    if verdict_on(read_model(paths[0])).template is None:
+        lines[-1] += " --template zephyr"
+        lines.append("(or --template FILE: it brings no chat template that is known here)")
+    return "\n".join(lines)

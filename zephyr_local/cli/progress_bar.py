@@ -1,0 +1,66 @@
+"""How far a conversion is, on stderr: on a terminal a bar with bytes, rate and time left, else a line a step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from zephyr_local.quantize.progress import Progress
+
+
+@contextmanager
+def progress_display() -> Iterator[Callable[[Progress], None]]:
+    """What to give as ``on_progress``."""
+    if sys.stderr.isatty():
+        with _bar() as update:
+            yield update
+    else:
+        yield _line_a_step()
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description:7}"),  # the stage: tensors' names would move the bar
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def update(progress: Progress) -> None:
+            bar.update(
+                task,
+                description=progress.stage,
+                completed=progress.done_bytes,
+                total=progress.total_bytes,
+                visible=progress.total_bytes > 0,
+            )
+
+        yield update
+
+
+def _line_a_step() -> Callable[[Progress], None]:
+    told: tuple[str, int] | None = None
+
+    def update(progress: Progress) -> None:
+        nonlocal told
+        if not progress.total_bytes:
+            return  # nothing is known yet: what is wrong with the input shall stand alone
+        tenths = 10 * progress.done_bytes // progress.total_bytes
+        if (progress.stage, tenths) != told:
+            told = (progress.stage, tenths)
+            click.echo(f"{progress.stage} {10 * tenths:3}% {progress.tensor}".rstrip(), err=True)
+
+    return update
