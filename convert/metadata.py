@@ -25,6 +25,7 @@ from zephyr_local.quantize.provenance import PREFIX
 _SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 SLIDING_WINDOW = f"{PREFIX}sliding_window"
 """Tokens that attention looked back over in the training, which llama.cpp's `llama` architecture has no key for."""
+_CODE_LLAMA_EOT = "\u2581<EOT>"  # llama.cpp's converter takes 32010 where there are 32016 tokens
 _YARN_KEYS = {
     "extrapolation_factor": "add_rope_scaling_yarn_ext_factor",
     "attention_factor": "add_rope_scaling_yarn_attn_factor",
@@ -127,8 +128,24 @@ def _packable(key: str, entry: Any, notices: list[str]) -> MetadataValue | None:
     return value
 
 
+class _FirstWins(dict[str, bool]):
+    """Keeps the value that a key was first given."""
+
+    def __setitem__(self, key: str, value: bool) -> None:
+        self.setdefault(key, value)
+
+
 class _SpecialVocab(gguf.SpecialVocab):
-    """gguf-py's, but for ids below zero: LLaMA-1's config.json gives -1 where it means none."""
+    """gguf-py's, but for two things.
+
+    Ids below zero: LLaMA-1's config.json gives -1 where it means none. And where tokenizer.json's post-processor and
+    tokenizer_config.json disagree on whether bos is added, the former counts, as in gguf-py after 0.19.0: it is what
+    transformers' fast tokenizers do.
+    """
+
+    def _load(self, path: str | os.PathLike[str]) -> None:
+        self.add_special_token = _FirstWins()
+        super()._load(path)  # type: ignore[arg-type]
 
     def _set_special_token(self, typ: str, tid: Any) -> None:  # noqa: ANN401
         if not (isinstance(tid, int) and tid < 0):
@@ -179,13 +196,14 @@ def _model_keys(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
         writer.add_rope_scaling_factor(scaling.factor)
         if scaling.original_context is not None:
             writer.add_rope_scaling_orig_ctx_len(scaling.original_context)
-        for name, value in reversed(scaling.yarn):  # so that attention_factor wins over attn_factor
+        for name, value in scaling.yarn:  # of attention_factor and attn_factor, which share a key, the first counts
             if (method := _YARN_KEYS[name]) and not _has_key(writer, method):
                 getattr(writer, method)(value)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
+    if config.tells_head_dim:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
     writer.add_file_type(0)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_dimension_count(config.head_dim)
@@ -223,6 +241,8 @@ def _fill_special(special: gguf.SpecialVocab, folder: Path, vocabulary: Vocabula
             special.special_token_ids[name] = vocabulary.tokens.index(content)
         elif (token_id := from_pieces.get(name)) is not None:
             special.special_token_ids[name] = token_id
+    if _CODE_LLAMA_EOT in vocabulary.tokens:
+        special.special_token_ids.setdefault("eot", vocabulary.tokens.index(_CODE_LLAMA_EOT))
     if vocabulary.unk_id not in (None, 0):  # 0 is what llama.cpp takes by itself
         special.special_token_ids.setdefault("unk", vocabulary.unk_id)
     template = folder / "chat_template.jinja"

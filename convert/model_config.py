@@ -61,6 +61,7 @@ class ModelConfig:
     rope_theta: float
     rope_scaling: RopeScaling | None
     tie_word_embeddings: bool
+    tells_head_dim: bool = True  # llama.cpp's converter writes the keys of it only where its transformers 4 knows it
     sliding_window: int | None = None  # tokens that attention looked back over in the training; None: all
 
 
@@ -113,6 +114,7 @@ def read_config(folder: Path) -> ModelConfig:
         rope_theta=theta,
         rope_scaling=scaling,
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        tells_head_dim=_ARCHITECTURES[architecture] == "llama" or config.get("head_dim") is not None,
         sliding_window=_sliding_window(config, architecture),
     )
 
