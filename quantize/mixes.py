@@ -93,18 +93,18 @@ class MixOptions:
         for pattern, kind in self.tensor_types:
             if not pattern:
                 raise InvalidInputError(
-                    f"The pattern for {kind.name} tensors is empty", "Give a part of the tensors' names, such as attn_v"
+                    f"the pattern for {kind.name} tensors is empty", "Give a part of the tensors' names, such as attn_v"
                 )
             try:
                 _compiled(pattern)
             except (re.error, FutureWarning, OverflowError, RecursionError) as error:
                 raise InvalidInputError(
-                    f"The tensor name pattern {pattern!r} is not a regular expression: {error}",
+                    f"the tensor name pattern {pattern!r} is not a regular expression: {error}",
                     r"Give a part of the tensors' names, or an expression such as blk\.[0-3]\.ffn_down",
                 ) from error
         if self.leave_output_tensor and self.output_tensor_type is not None:
             raise InvalidInputError(
-                f"The output tensor cannot both be left as it is and become {self.output_tensor_type.name}",
+                f"the output tensor cannot both be left as it is and become {self.output_tensor_type.name}",
                 "Give one of the two options",
             )
 
@@ -341,13 +341,13 @@ class _Chooser:
         options, is_float = self._options, not self._file_type.default_type.is_quantized
         if options.tensor_types and is_float:
             raise InvalidInputError(
-                f"Tensor types by name have no effect in an {self._file_type.name} file",
+                f"tensor types by name have no effect in an {self._file_type.name} file",
                 "Leave them out, or choose a quantized file type such as Q4_K_M",
             )
         for pattern, kind in options.tensor_types:
             if not any(_compiled(pattern).search(name) for name in names):
                 raise InvalidInputError(
-                    f"The pattern {pattern!r} for {kind.name} matches no tensor of this model that can be quantized",
+                    f"the pattern {pattern!r} for {kind.name} matches no tensor of this model that can be quantized",
                     "Use GGUF names or parts of them, such as attn_v, ffn_down or token_embd",
                 )
         if not self._tied:
@@ -355,7 +355,7 @@ class _Chooser:
         embedding_is_chosen = options.pure or is_float or options.token_embedding_type is not None
         if options.leave_output_tensor or (options.output_tensor_type is not None and embedding_is_chosen):
             raise InvalidInputError(
-                f"The option for the output tensor has no effect: this model has no {_OUTPUT}, its embedding is both",
+                f"the option for the output tensor has no effect: this model has no {_OUTPUT}, its embedding is both",
                 "Leave it out, and give the type of the token embedding instead",
             )
 
