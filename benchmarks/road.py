@@ -177,23 +177,24 @@ def generate(model: Path, threads: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape", choices=SHAPES, help="what to make random weights of")
     parser.add_argument("types", nargs="+", choices=[kind.name for kind in FileType])
     parser.add_argument("--runs", type=int, default=1, help="of both, by turns; the medians are compared")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--layers", type=int, help="cut the shape to so many")
+    parser.add_argument("--checkpoint", type=Path, help="keep the checkpoint here, and take it if it is there already")
     parser.add_argument("--folder", type=Path, help="where the checkpoint and the outputs lie for the moment")
     parser.add_argument("--reference", type=Path, default=DEFAULT_FOLDER)
     parser.add_argument("--run-model", action="store_true")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="road-", dir=given.folder))
     try:
-        shape = SHAPES[given.shape]
-        shape = replace(shape, n_layers=given.layers or shape.n_layers)
-        n_shards = 8 if given.shape == "mistral-7b" else 1
-        checkpoint = build_checkpoint(
-            folder / given.shape, shape, n_shards=n_shards, tokenizer=mistral_sentencepiece_model()
-        )
+        checkpoint = given.checkpoint or folder / given.shape
+        if not (checkpoint / "config.json").is_file():  # written last
+            shape = SHAPES[given.shape]
+            shape = replace(shape, n_layers=given.layers or shape.n_layers)
+            n_shards = 8 if given.shape == "mistral-7b" else 1
+            build_checkpoint(checkpoint, shape, n_shards=n_shards, tokenizer=mistral_sentencepiece_model())
         types = tuple(FileType[name] for name in given.types)
         race = Race(checkpoint, folder, types, given.threads, given.reference)
         compare(race, given.runs, run_model=given.run_model)
