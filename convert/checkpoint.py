@@ -53,13 +53,14 @@ def open_checkpoint(folder: Path, adapter: Adapter | None = None) -> Checkpoint:
     _require_index_agrees(folder, shards)
     with_output = OUTPUT in stored or not config.tie_word_embeddings
     wanted = expected_tensors(config, with_output=with_output)
+    _require_tensors(stored, wanted, config)
     if adapter is not None:
         require_fits(adapter, {tensor.source_name: tensor.shape for tensor in wanted})
+        _require_other_name(adapter, shards)
         config = _adapted_config(config, adapter)
         wanted = expected_tensors(config, with_output=with_output)
         stored |= adapter.replaced
         shards += (adapter.shard,)
-    _require_tensors(stored, wanted, config)
     tokenizer_folder = folder if adapter is None or not _has_tokenizer(adapter.folder) else adapter.folder
     return Checkpoint(
         folder=folder,
@@ -98,6 +99,15 @@ def _adapted_config(config: ModelConfig, adapter: Adapter) -> ModelConfig:
     """The config of the merged model: an adapter may bring more tokens than its base has."""
     require_untied(adapter, tied=config.tie_word_embeddings)
     return config if adapter.vocab_size is None else replace(config, vocab_size=adapter.vocab_size)
+
+
+def _require_other_name(adapter: Adapter, shards: tuple[Shard, ...]) -> None:
+    """Refuses a base with a shard of the adapter's name, by which their hashes are told apart."""
+    name = adapter.shard.path.name
+    if any(shard.path.name == name for shard in shards):
+        raise CheckpointError(
+            f"a shard of the base is called {name}, as the adapter's weights are", "Rename it, in the index too"
+        )
 
 
 def _shard_paths(folder: Path) -> list[Path]:

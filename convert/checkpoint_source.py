@@ -9,11 +9,11 @@ from pathlib import Path
 
 from zephyr_local.convert.checkpoint import Checkpoint, FoundTensor, open_checkpoint
 from zephyr_local.convert.lora import Adapter
-from zephyr_local.convert.metadata import build_metadata, checkpoint_name
+from zephyr_local.convert.metadata import ModelFolders, build_metadata, checkpoint_name
 from zephyr_local.convert.row_blocks import WantedTensor, read_blocks
 from zephyr_local.convert.tensor_names import Pairing
 from zephyr_local.quantize.gguf_header import MetadataValue
-from zephyr_local.quantize.mapped_file import FileHashes
+from zephyr_local.quantize.mapped_file import FileHashes, map_file
 from zephyr_local.quantize.mixes import ModelFacts, TensorShape
 from zephyr_local.quantize.source import Block, SourceTensor
 from zephyr_local.quantize.types import TensorType
@@ -58,7 +58,11 @@ class CheckpointSource:
 
     def read_blocks(self, max_weights: int, hashes: FileHashes) -> Iterator[Block]:
         """Every block of every tensor, in the order of the shards' bytes."""
-        found = self.checkpoint.tensors
+        found, adapter = self.checkpoint.tensors, self.checkpoint.adapter
+        if adapter is not None:
+            # Its factors are read through a mapping from before: past the end of a file that shrank since, the system
+            # would end this process.
+            map_file(adapter.shard.path, adapter.shard.size_bytes)
         wanted = {
             (f.shard_name, f.stored.name): self._wanted(f, tensor)
             for f, tensor in zip(found, self.tensors, strict=True)
@@ -92,8 +96,11 @@ def open_checkpoint_source(folder: Path, adapter: Adapter | None = None) -> Chec
     )
     n_weights = sum(math.prod(tensor.shape) for tensor in tensors)
     metadata, notices = build_metadata(
-        checkpoint.folder if adapter is None else adapter.folder,
-        checkpoint.tokenizer_folder,
+        ModelFolders(
+            model=checkpoint.folder if adapter is None else adapter.folder,
+            weights=checkpoint.folder,
+            tokenizer=checkpoint.tokenizer_folder,
+        ),
         checkpoint.config,
         checkpoint.vocabulary,
         n_weights,

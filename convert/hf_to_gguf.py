@@ -154,7 +154,7 @@ def stored_file_type(path: Path, options: ConvertOptions | None = None) -> FileT
     source = open_source(Path(path).absolute(), options or ConvertOptions())
     counts: Counter[TensorType] = Counter()
     for tensor in source.tensors:
-        counts[tensor.stored] += math.prod(tensor.shape)
+        counts[tensor.kept] += math.prod(tensor.shape)
     stored = counts.most_common(1)[0][0]
     if stored.is_quantized:
         raise InvalidInputError(f"{path} is quantized ({stored.name})", "Say which type to write")

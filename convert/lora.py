@@ -8,7 +8,7 @@ What is added to an embedding is rounded to that type beforehand, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,9 +94,11 @@ class LoraDelta:
         block, whole = slice(first_row, first_row + len(rows)), slice(0, self.b.shape[0])
         with np.errstate(all="ignore"):  # the caller looks for what is not finite
             if self.is_embedding:
-                merged = _product(self.a.columns(block).T, self.b.rows(whole).T)
+                columns, features = self.a.columns(block), self.b.rows(whole)
+                merged = _product(len(columns), lambda piece: columns[piece].T, lambda piece: features[:, piece].T)
             else:
-                merged = _product(self.b.rows(block), self.a.rows(slice(0, self.a.shape[0])))
+                outputs = self.b.rows(block)  # A is widened piece by piece: of a high rank it is large
+                merged = _product(self.a.shape[0], lambda piece: outputs[:, piece], self.a.rows)
             merged *= np.float32(self.scaling)
             if self.is_embedding:
                 merged = rounded(merged, stored)
@@ -199,16 +201,23 @@ def rounded(values: NDArray[np.float32], stored: SourceType) -> NDArray[np.float
     return ggml.decode(kind, ggml.encode(kind, np.ascontiguousarray(values)), values.shape[1])
 
 
-def _product(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-    """left @ right, with the bits that PyTorch's product has."""
-    n_rows, rank = left.shape
-    if n_rows == 1:  # numpy would take BLAS's product with a vector, which sums in another order
-        left = np.repeat(left, 2, axis=0)
+_Piece = Callable[[slice], NDArray[np.float32]]
+
+
+def _product(rank: int, left: _Piece, right: _Piece) -> NDArray[np.float32]:
+    """left @ right, given piece by piece along the rank, with the bits that PyTorch's product has."""
     depth = rank if rank <= _DEPTH else min(_DEPTH, rank // 2)
-    total = left[:, :depth] @ right[:depth]
-    for first in range(depth, rank, depth):
-        total += left[:, first : first + depth] @ right[first : first + depth]
-    return total[:n_rows]
+    pieces = [slice(first, min(first + depth, rank)) for first in range(0, rank, depth)]
+    total = _matrix_product(left(pieces[0]), right(pieces[0]))
+    for piece in pieces[1:]:
+        total += _matrix_product(left(piece), right(piece))
+    return total
+
+
+def _matrix_product(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    if len(left) == 1:  # numpy would take BLAS's product with a vector, which sums in another order
+        return (np.repeat(left, 2, axis=0) @ right)[:1]
+    return left @ right
 
 
 def _widened(raw: Bytes, source: SourceType, n_columns: int) -> NDArray[np.float32]:
@@ -302,8 +311,12 @@ def _replaced(others: Mapping[str, StoredTensor], deltas: Mapping[str, LoraDelta
 
 def _require_exists(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     if name not in shapes:
-        tied = " (it has one matrix for embedding and output)" if name == OUTPUT else ""
-        raise CheckpointError(f"the adapter changes {name}, which the base has not{tied}", _OTHER_BASE)
+        if name == OUTPUT:
+            raise CheckpointError(
+                f"the adapter changes {name}, and the base has one matrix for its embedding and its output",
+                MERGE_WITH_PEFT,
+            )
+        raise CheckpointError(f"the adapter changes {name}, which the base has not", _OTHER_BASE)
 
 
 def _misfit(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> CheckpointError:

@@ -44,9 +44,10 @@ _TYPES = (FileType.F32, FileType.F16, FileType.BF16, FileType.Q8_0)
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """The two factors of one weight, under its name in the GGUF."""
+    """The two factors of one weight."""
 
-    name: str
+    module: str  # as the adapter calls it: the name in errors
+    name: str  # of the weight in the GGUF
     delta: LoraDelta
     head_dim: int | None
     factor: float  # what lora_b is multiplied by
@@ -58,14 +59,19 @@ class _Pair:
         yield f"{self.name}.lora_a", (n_in, rank) if self.delta.is_embedding else (rank, n_in)
         yield f"{self.name}.lora_b", (n_out, rank)
 
-    def rows(self) -> Iterator[NDArray[np.float32]]:
-        """The two tensors as float32."""
+    def rows(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The two tensors as float32, finite, each with its name for errors."""
         a = self.delta.a.rows(slice(0, self.delta.a.shape[0]))
-        yield np.ascontiguousarray(a.T) if self.delta.is_embedding else a
+        require_finite(f"lora_A of {self.module}", a, 0)
+        yield f"lora_A of {self.module}", np.ascontiguousarray(a.T) if self.delta.is_embedding else a
         b = self.delta.b.rows(slice(0, self.delta.b.shape[0]))
         if self.factor != 1.0:
-            b = b * np.float32(self.factor)
-        yield b if self.head_dim is None else np.ascontiguousarray(interleave_pairs(b, self.head_dim))
+            with np.errstate(all="ignore"):  # the check follows
+                b = b * np.float32(self.factor)
+        require_finite(f"lora_B of {self.module}", b, 0)
+        if self.head_dim is not None:
+            b = np.ascontiguousarray(interleave_pairs(b, self.head_dim))
+        yield f"lora_B of {self.module}", b
 
 
 def convert_adapter(
@@ -78,7 +84,8 @@ def convert_adapter(
     started = time.monotonic()
     assert file_type in _TYPES, file_type
     adapter_folder, target = Path(adapter_folder).absolute(), Path(target).absolute()
-    require_no_input(target, tuple(adapter_folder.iterdir()) if adapter_folder.is_dir() else ())
+    for folder in (adapter_folder, base):
+        require_no_input(target, tuple(folder.iterdir()) if folder.is_dir() else ())
     require_writable_target(target, overwrite=overwrite)
     ggml.prepare()
     adapter = open_adapter(adapter_folder)
@@ -116,6 +123,7 @@ def convert_adapter(
 def _pairs(adapter: Adapter, config: ModelConfig) -> tuple[float, list[_Pair]]:
     """The alpha of the file, and the factors in the order in which the adapter stores them."""
     expected = {tensor.source_name: tensor for tensor in expected_tensors(config, with_output=True)}
+    require_fits(adapter, {name: tensor.shape for name, tensor in expected.items()})
     for name, tensor in adapter.replaced.items():
         # PEFT also stores, unchanged, an embedding that only has factors.
         if name not in adapter.deltas or tensor.shape != expected[name].shape:
@@ -123,12 +131,12 @@ def _pairs(adapter: Adapter, config: ModelConfig) -> tuple[float, list[_Pair]]:
                 f"the adapter brings {name} as a whole, which a GGUF adapter cannot hold",
                 "Merge it instead: zephyr-local quantize ADAPTER",
             )
-    require_fits(adapter, {name: tensor.shape for name, tensor in expected.items()})
     require_untied(adapter, tied=config.tie_word_embeddings)
     alphas = {name: _alpha(adapter, name) for name in adapter.deltas}
     alpha = next((value for value in alphas.values() if value), 1.0)  # 0 means "no scaling at all" to llama.cpp
     pairs = [
         _Pair(
+            name.removesuffix(".weight"),
             expected[name].name,
             delta,
             config.head_dim if expected[name].pairing is Pairing.ROTARY else None,
@@ -161,10 +169,9 @@ def _write(pairs: list[_Pair], places: list[TensorPlace], data_begin: int, outpu
     written = []
     remaining = iter(places)
     for pair in pairs:
-        for rows in pair.rows():
+        for name, rows in pair.rows():
             place = next(remaining)
-            require_finite(place.name, rows, 0)
-            encoded = encode_rows(place.name, place.kind, rows)
+            encoded = encode_rows(name, place.kind, rows)
             output.write_at(data_begin + place.offset, encoded.data)
             written.append(written_range(place.name, 0, data_begin + place.offset, encoded))
     return written

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 SLIDING_WINDOW = f"{PREFIX}sliding_window"
 """Tokens that attention looked back over in the training, which llama.cpp's `llama` architecture has no key for."""
 _CODE_LLAMA_EOT = "\u2581<EOT>"  # llama.cpp's converter takes 32010 where there are 32016 tokens
+_LOCAL_BASE = re.compile(r"base_model:([a-z]+:)?(/|~|\.\.?/|[A-Za-z]:\\)")
 _YARN_KEYS = {
     "extrapolation_factor": "add_rope_scaling_yarn_ext_factor",
     "attention_factor": "add_rope_scaling_yarn_attn_factor",
@@ -48,20 +50,29 @@ def checkpoint_name(folder: Path) -> str:
     return name.rstrip("/").split("/")[-1] or folder.name
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFolders:
+    """Where the files of a model lie: all in one folder, unless it is a base with an adapter."""
+
+    model: Path  # names and describes it
+    weights: Path  # config.json, generation_config.json
+    tokenizer: Path
+
+
 def build_metadata(
-    folder: Path, tokenizer_folder: Path, config: ModelConfig, vocabulary: Vocabulary, n_weights: int
+    folders: ModelFolders, config: ModelConfig, vocabulary: Vocabulary, n_weights: int
 ) -> tuple[dict[str, MetadataValue], list[str]]:
     """Every key that llama.cpp's converter writes, in its order, and lines for the user about what was left out.
 
-    `folder` names and describes the model. The file type stands in its place with the value 0.
+    The file type stands in its place with the value 0.
     """
     notices = list(vocabulary.notices)
     writer = gguf.GGUFWriter(path=None, arch="llama")  # collects keys; nothing is written through it
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.kv_data[0].update(_general_keys(folder, n_weights, notices))
+    writer.kv_data[0].update(_general_keys(folders.model, folders.weights, n_weights, notices))
     _model_keys(writer, config)
     try:
-        _vocabulary_keys(writer, tokenizer_folder, vocabulary)
+        _vocabulary_keys(writer, folders, vocabulary)
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
         # what gguf-py's reader of these files raises where they are not as it expects
         raise CheckpointError(
@@ -81,7 +92,7 @@ def adapter_metadata(folder: Path, alpha: float, n_weights: int) -> tuple[dict[s
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     # below zero: gguf-py's sign for an adapter, whose size says nothing of its base's
-    writer.kv_data[0].update(_general_keys(folder, -n_weights, notices))
+    writer.kv_data[0].update(_general_keys(folder, folder, -n_weights, notices))
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     return _packed(writer, notices), notices
@@ -95,11 +106,11 @@ def _packed(writer: gguf.GGUFWriter, notices: list[str]) -> dict[str, MetadataVa
     return values
 
 
-def _general_keys(folder: Path, n_weights: int, notices: list[str]) -> dict[str, Any]:
+def _general_keys(folder: Path, weights: Path, n_weights: int, notices: list[str]) -> dict[str, Any]:
     """The keys that describe the model; none of them steers it, so a damaged side file costs them and no more."""
     writer = gguf.GGUFWriter(path=None, arch="llama")
     try:
-        _general(folder, n_weights).set_gguf_meta_model(writer)
+        _general(folder, weights, n_weights).set_gguf_meta_model(writer)
     except Exception as error:  # gguf-py's readers of side files raise whatever the file makes them raise
         notices.append(f"README.md or generation_config.json cannot be understood ({error!r}); both are left out")
         writer = gguf.GGUFWriter(path=None, arch="llama")
@@ -152,8 +163,14 @@ class _SpecialVocab(gguf.SpecialVocab):
             super()._set_special_token(typ, tid)
 
 
-def _general(folder: Path, n_weights: int) -> gguf.Metadata:
+def _general(folder: Path, weights: Path, n_weights: int) -> gguf.Metadata:
     metadata = gguf.Metadata.load(None, folder, None, n_weights)
+    _forget_local_paths(metadata)
+    if folder != weights:  # an adapter: how to sample is its base's to say
+        of_base = gguf.Metadata.load(None, weights, None, n_weights)
+        for name in vars(of_base):
+            if name.startswith("sampling_"):
+                setattr(metadata, name, getattr(of_base, name))
     if _SNAPSHOT.fullmatch(folder.name):
         _name_after_repository(metadata, folder, n_weights)
     if metadata.name is None:
@@ -161,9 +178,19 @@ def _general(folder: Path, n_weights: int) -> gguf.Metadata:
     if metadata.size_label is None and n_weights > 0:
         metadata.size_label = gguf.size_label(n_weights, n_weights, 0, 0)
     if metadata.sampling_penalty_repeat is None:  # read by gguf-py after 0.19
-        penalty = gguf.Metadata.load_generation_config(folder).get("repetition_penalty")
+        penalty = gguf.Metadata.load_generation_config(weights).get("repetition_penalty")
         metadata.sampling_penalty_repeat = penalty
     return metadata
+
+
+def _forget_local_paths(metadata: gguf.Metadata) -> None:
+    """PEFT's model cards name a base that lay in a folder by its path, which is nobody else's concern."""
+    metadata.base_models = [
+        base
+        for base in metadata.base_models or []
+        if not str(base.get("repo_url") or "").startswith("https://huggingface.co//")
+    ] or None
+    metadata.tags = [tag for tag in metadata.tags or [] if not _LOCAL_BASE.match(str(tag))] or None
 
 
 def _name_after_repository(metadata: gguf.Metadata, folder: Path, n_weights: int) -> None:
@@ -214,13 +241,15 @@ def _has_key(writer: gguf.GGUFWriter, method: str) -> bool:
     return f"llama.rope.scaling.{method.removeprefix('add_rope_scaling_')}" in writer.kv_data[0]
 
 
-def _vocabulary_keys(writer: gguf.GGUFWriter, folder: Path, vocabulary: Vocabulary) -> None:
+def _vocabulary_keys(writer: gguf.GGUFWriter, folders: ModelFolders, vocabulary: Vocabulary) -> None:
     if vocabulary.add_space_prefix is not None:
         writer.add_add_space_prefix(vocabulary.add_space_prefix)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
-    special = _SpecialVocab(folder, n_vocab=len(vocabulary.tokens))
-    _fill_special(special, folder, vocabulary)
+    special = _SpecialVocab(folders.tokenizer, n_vocab=len(vocabulary.tokens))
+    _fill_special(special, folders.tokenizer, vocabulary)
+    if folders.weights != folders.tokenizer:  # ids that only config.json tells
+        special._try_load_from_config_json(folders.weights)
     for name in ("bos", "eos"):
         if name in special.special_token_ids:
             vocabulary.make_control(special.special_token_ids[name])

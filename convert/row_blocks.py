@@ -69,6 +69,7 @@ def _load(raw: Bytes, wanted: WantedTensor, first_row: int) -> NDArray[np.float3
     require_finite(tensor.source_name, rows, first_row)
     if tensor.stored.name != base_type.name:  # an adapter's own tensor, which PEFT loads into one of the base's type
         rows = rounded(rows, base_type)
+        require_finite(f"{tensor.source_name} of the adapter, as the base's {base_type.name},", rows, first_row)
     if wanted.delta is not None:
         rows = wanted.delta.merged(rows, first_row, base_type)
         require_finite(f"{tensor.source_name} with the adapter", rows, first_row)
