@@ -7,6 +7,7 @@ What is added to an embedding is rounded to that type beforehand, too.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -83,6 +84,14 @@ class LoraDelta:
         """Shape of the weight in the base."""
         n_out, n_in = self.b.shape[0], self.a.shape[1]
         return (n_in, n_out) if self.is_embedding else (n_out, n_in)
+
+    @property
+    def widened_weights(self) -> int:
+        """Weights of a factor that a merge holds as float32 at once, besides those of the block itself."""
+        if self.is_embedding:
+            return math.prod(self.b.shape)
+        rank, n_in = self.a.shape
+        return min(rank, _DEPTH) * n_in
 
     def merged(self, rows: NDArray[np.float32], first_row: int, stored: SourceType) -> NDArray[np.float32]:
         """The base's rows from `first_row` on with the adapter in them, rounded to `stored` as PEFT rounds them.

@@ -7,10 +7,11 @@ and widened once, and encoded once for each type that it gets.
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 from zephyr_local.errors import CheckpointError
 from zephyr_local.quantize.kernels import ggml
 from zephyr_local.quantize.mapped_file import HASH_AHEAD, wait
-from zephyr_local.quantize.source import Block
+from zephyr_local.quantize.source import Block, SourceTensor
 from zephyr_local.quantize.types import TensorType
 
 _F16_MAX = 65504.0
-_INTERPRETER_BYTES = 64 << 20
+_INTERPRETER_BYTES = 80 << 20
+_RANGE_BYTES = 320  # a WrittenRange with its numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +64,21 @@ def block_weights(threads: int) -> int:
     return max(1 << 16, min(1 << 20, (24 << 20) // threads))
 
 
-def peak_memory_bytes(threads: int, largest_row: int, source_weight_bytes: int) -> int:
+def peak_memory_bytes(threads: int, largest_block: int, tensors: Sequence[SourceTensor], n_files: int) -> int:
     """What a conversion holds at most apart from mapped pages, reckoned generously.
 
-    Blocks in flight hold their source bytes; each thread besides holds a block as float32, once more where its rows are
-    permuted or merged, and encoded.
+    Blocks in flight, of `largest_block` weights at most, hold their source bytes; each thread besides holds a block as
+    float32, once more where its rows are permuted, and encoded, and the allocator keeps some of what was freed.
     """
-    weights = max(block_weights(threads), largest_row)
-    waiting = (2 * threads + HASH_AHEAD + 1) * source_weight_bytes
-    working = threads * (4 + 4 + 4)
-    return _INTERPRETER_BYTES + weights * (waiting + working)
+    sizes = [math.prod(tensor.shape) for tensor in tensors]
+    stored = max(
+        math.ceil(min(largest_block, size) / tensor.stored.block_weights) * tensor.stored.block_bytes
+        for tensor, size in zip(tensors, sizes, strict=True)
+    )
+    waiting = (2 * threads + HASH_AHEAD + 1) * stored
+    working = threads * largest_block * (4 + 4 + 4 + 2)
+    ranges = n_files * sum(math.ceil(size / largest_block) for size in sizes) * _RANGE_BYTES
+    return _INTERPRETER_BYTES + waiting + working + ranges
 
 
 def require_finite(tensor: str, rows: NDArray[np.float32], first_row: int) -> None:
@@ -82,7 +89,7 @@ def require_finite(tensor: str, rows: NDArray[np.float32], first_row: int) -> No
     row, column = np.argwhere(~np.isfinite(rows))[0]
     raise CheckpointError(
         f"{tensor} holds {rows[row, column]} at row {first_row + row}, column {column}",
-        "The checkpoint is damaged or its training diverged: take an earlier one, or copy it again",
+        "The file is damaged, or the training diverged: copy it again, or take weights of an earlier step",
     )
 
 
@@ -106,21 +113,23 @@ def encode_rows(
     return encoded
 
 
-def _encode(block: Block, destinations: Sequence[Destination]) -> list[NDArray[np.uint8]]:
-    """The block's bytes for each destination; a type that several share is encoded once."""
+def _encode(block: Block, destinations: Sequence[Destination]) -> Iterator[tuple[Destination, NDArray[np.uint8]]]:
+    """The block's bytes for each destination; those of one type are encoded once, and one type after the other."""
     rows: NDArray[np.float32] | None = None
-    done: dict[tuple[TensorType, int], NDArray[np.uint8]] = {}
+    alike: dict[tuple[TensorType, int], list[Destination]] = {}
     for destination in destinations:
-        key = (destination.kind, id(destination.importance))
-        if key in done:
-            continue
-        if block.encoded is not None and destination.kind is block.tensor.stored:
-            done[key] = _checked_copy(block, block.encoded)
-            continue
-        if rows is None:
-            rows = block.load()
-        done[key] = encode_rows(block.tensor.source_name, destination.kind, rows, destination.importance)
-    return [done[destination.kind, id(destination.importance)] for destination in destinations]
+        alike.setdefault((destination.kind, id(destination.importance)), []).append(destination)
+    for group in alike.values():
+        kind = group[0].kind
+        if block.encoded is not None and kind is block.tensor.stored:
+            encoded = _checked_copy(block, block.encoded)
+        else:
+            if rows is None:
+                rows = block.load()
+            encoded = encode_rows(block.tensor.source_name, kind, rows, group[0].importance)
+        for destination in group:
+            yield destination, encoded
+        del encoded  # before the next type's bytes are made
 
 
 def _checked_copy(block: Block, encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -147,13 +156,14 @@ def encode_blocks(
     stopped = threading.Event()
 
     def work(block: Block) -> list[WrittenRange]:
-        tensor, places = block.tensor, destinations[block.tensor.name]
+        tensor = block.tensor
         ranges = []
-        for place, encoded in zip(places, _encode(block, places), strict=True):
+        for place, encoded in _encode(block, destinations[tensor.name]):
             offset = place.offset + place.kind.size_bytes(block.first_row * tensor.n_columns)
             if not stopped.is_set():
                 write(place.file, offset, encoded.data)
             ranges.append(written_range(tensor.source_name, place.file, offset, encoded))
+            del encoded
         return ranges
 
     written: list[WrittenRange] = []

@@ -1,7 +1,9 @@
 """A GGUF file that is whole or absent: temporary name, read-back, atomic rename.
 
 The temporary file is `<target>.<16 hex digits>.part` in the target's folder. While a process writes it, that process
-holds a lock on it, so a later run can tell a dead leftover from another run's work.
+holds a lock on it, so a later run can tell a dead leftover from another run's work. What is replaced together with
+other files is kept as `<target>.<16 hex digits>.zephyr-old` while they get their names, so that all can be brought
+back.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ except ImportError:  # Windows: there an open file cannot be deleted, which serv
 MARK = b"zephyr_local."
 """What the first kilobytes of every file that we write contain: keys of ours."""
 
+_WRITTEN, _REPLACED = ".part", ".zephyr-old"
 _HEAD_BYTES = 1 << 16
 _READ_BYTES = 4 << 20
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
@@ -71,11 +74,11 @@ def _readable(size_bytes: int) -> str:
 def remove_dead_leftovers(target: Path) -> list[Path]:
     """Deletes temporary files for this target that a killed run of ours left behind; returns their names.
 
-    A file counts as ours by its name and by our keys at its head (or by being empty: killed before the first write),
-    and as dead if nobody holds its lock.
+    A file that was being written counts as ours by its name and by our keys at its head (or by being empty: killed
+    before the first write), and as dead if nobody holds its lock. One that was being replaced has a name of its own.
     """
     stem = re.escape(target.name.removesuffix(".gguf"))  # also of runs that cut the model into other parts
-    pattern = re.compile(rf"{stem}(-\d{{5}}-of-\d{{5}})?(\.gguf)?\.[0-9a-f]{{16}}\.part")
+    pattern = re.compile(rf"{stem}(-\d{{5}}-of-\d{{5}})?(\.gguf)?\.[0-9a-f]{{16}}({_WRITTEN}|{_REPLACED})")
     removed = []
     for path in sorted(target.parent.iterdir()):
         if pattern.fullmatch(path.name) and not path.is_symlink() and path.is_file():
@@ -89,7 +92,7 @@ def _remove_if_dead(path: Path) -> bool:
     with path.open("rb") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its writer lives
-        head = file.read(_HEAD_BYTES)
+        head = b"" if path.name.endswith(_REPLACED) else file.read(_HEAD_BYTES)
         if head and not (head.startswith(b"GGUF") and MARK in head):
             return False
         if fcntl is not None:
@@ -109,6 +112,9 @@ class OutputFile:
         self._path: Path | None = None
         self._fd = -1
         self._lock = threading.Lock()
+        self._old: Path | None = None  # what stood at the target, until all files of a run have their names
+        self._replaces = False
+        self._identity = (0, 0)
 
     def __enter__(self) -> Self:
         try:
@@ -179,11 +185,47 @@ class OutputFile:
             self._close()
             _fsync_folder(self._target.parent)
 
+    def keep_old(self, *, hide: bool) -> None:
+        """Keeps what stands at the target, so that :meth:`undo` can bring it back; `hide`: under another name alone."""
+        if not self._overwrite or not os.path.lexists(self._target):
+            return
+        self._replaces = True
+        self._old = self._temporary_name(_REPLACED)
+        if hide or self._target.is_symlink():
+            with self._explained():
+                self._target.replace(self._old)
+            return
+        try:
+            os.link(self._target, self._old)  # the old file stays at its name until the new one takes it
+        except OSError:
+            self._old = None  # no hard links here (FAT, some network shares): it cannot be brought back
+
+    def undo(self) -> None:
+        """Takes back :meth:`keep_old` and :meth:`commit`, as far as they were done."""
+        with contextlib.suppress(OSError):
+            if self._old is not None:
+                self._old.replace(self._target)
+                self._old.unlink(missing_ok=True)  # still there where both names are links of one file
+                self._old = None
+            elif not self._replaces and _identity(self._target.lstat()) == self._identity:
+                self._target.unlink()
+
+    def forget_old(self) -> None:
+        """Deletes what :meth:`keep_old` kept."""
+        if self._old is not None:
+            with contextlib.suppress(OSError):
+                self._old.unlink()
+            self._old = None
+
+    def _temporary_name(self, ending: str) -> Path:
+        return self._target.with_name(f"{self._target.name}.{secrets.token_hex(8)}{ending}")
+
     def _create(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         while True:
-            self._path = self._target.with_name(f"{self._target.name}.{secrets.token_hex(8)}.part")
+            self._path = self._temporary_name(_WRITTEN)
             self._fd = os.open(self._path, flags, 0o666)
+            self._identity = _identity(os.fstat(self._fd))
             if fcntl is None:
                 return
             try:
@@ -260,8 +302,45 @@ class OutputFile:
             raise _explain(error, self._target) from error
 
 
+def commit_together(models: Sequence[Sequence[OutputFile]]) -> None:
+    """Gives all files of a run their names, of a model's parts the first one last.
+
+    Where one cannot get its name, and after KeyboardInterrupt, all names are again what they were. A run that is killed
+    here leaves each model old or complete, but for one in parts that replaces parts of the same names: that one may be
+    without its first part, and then no program opens it.
+    """
+    if sum(len(files) for files in models) == 1:
+        models[0][0].commit()  # one step, in which nothing can be left undone
+        return
+    named: list[OutputFile] = []
+    try:
+        for files in models:
+            for output in files:
+                named.append(output)
+                # Parts of two runs must never be opened together: the old ones go, the first one first, and come back
+                # the first one last.
+                output.keep_old(hide=len(files) > 1)
+            for output in reversed(files):
+                output.commit()
+    except BaseException:
+        for output in reversed(named):
+            output.undo()
+        raise
+    for output in named:
+        output.forget_old()
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
 def _explain(error: OSError, target: Path) -> OutputError:
     reason = error.strerror or str(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return OutputError(
+            f"{target} cannot be written: {reason} (a limit of this process: ulimit -n)",
+            "Raise the limit, or write fewer types or larger parts (--split-max-size) at once",
+        )
     if error.errno == errno.EFBIG:
         return OutputError(
             f"{target} cannot be written: {reason} (a limit of the file system, or of this process: ulimit -f)",

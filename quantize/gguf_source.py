@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ _LEFT_OUT = ("general.alignment", SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS_COUNT)
 """What describes the old file and not the model: the new one has the default alignment and its own parts."""
 
 _PART = re.compile(r"-\d{5}-of-\d{5}\Z")
+_NAME_AND_TYPE = re.compile(rf"(.+)[-.]({'|'.join(FileType.__members__)})", re.IGNORECASE | re.DOTALL)
 
 _VALUE_TYPES = {
     "u8": ValueType.UINT8,
@@ -87,8 +88,10 @@ class GGUFSource:
 def open_gguf(path: Path) -> GGUFSource:
     """Opens and checks a GGUF; raises ModelNotFoundError or ModelFileError where it is not one that runs here."""
     model = read_model(path)
-    check_runnable(model)
-    metadata = {key: _metadata_value(model, key) for key in model.metadata if key not in _LEFT_OUT}
+    check_runnable(_with_default_alignment(model))
+    # The architecture first: our keys come behind it, and must stand in the first bytes of a file of ours.
+    keys = dict.fromkeys(["general.architecture", *model.metadata])
+    metadata = {key: _metadata_value(model, key) for key in keys if key not in _LEFT_OUT}
     n_heads = _number(model, "llama.attention.head_count")
     facts = ModelFacts(
         n_layers=_number(model, "llama.block_count"),
@@ -100,10 +103,16 @@ def open_gguf(path: Path) -> GGUFSource:
 
 def model_name(path: Path) -> str:
     """A GGUF's name for other files of the same model: without its part, its type and its ending."""
-    stem = path.name.removesuffix(".gguf")
-    stem = _PART.sub("", stem)
-    head, _, tail = stem.rpartition("-")
-    return head if head and tail.upper() in FileType.__members__ else stem
+    stem = _PART.sub("", path.name.removesuffix(".gguf"))
+    named = _NAME_AND_TYPE.fullmatch(stem)
+    return named[1] if named else stem
+
+
+def _with_default_alignment(model: GGUFFile) -> GGUFFile:
+    """The model for the runtime's check, which wants the alignment that the new file will have."""
+    parts = tuple(_with_default_alignment(part) for part in model.parts)
+    metadata = {key: value for key, value in model.metadata.items() if key != "general.alignment"}
+    return replace(model, metadata=metadata, parts=parts)
 
 
 def _number(model: GGUFFile, key: str, default: int = 0) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.gguf_split import MAX_PARTS, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS_COUNT, part_file_name
-from zephyr_local.quantize.encode import peak_memory_bytes
+from zephyr_local.quantize.encode import block_weights, peak_memory_bytes
 from zephyr_local.quantize.gguf_header import (
     MetadataValue,
     TensorPlace,
@@ -133,16 +133,18 @@ class Needs:
 
 def plan_outputs(source: Source, requests: Sequence[OutputRequest], *, allow_requantize: bool) -> list[OutputPlan]:
     """Decides every file of every request; raises InvalidInputError where a request cannot be met."""
-    _require_distinct(requests)
-    return [_plan(source, request, allow_requantize=allow_requantize) for request in requests]
+    plans = [_plan(source, request, allow_requantize=allow_requantize) for request in requests]
+    _require_distinct(file.path for plan in plans for file in plan.files)
+    return plans
 
 
-def _require_distinct(requests: Sequence[OutputRequest]) -> None:
+def _require_distinct(paths: Iterable[Path]) -> None:
     seen: set[Path] = set()
-    for request in requests:
-        if request.target in seen:
-            raise InvalidInputError(f"{request.target} would be written twice", "Give each type once")
-        seen.add(request.target)
+    for path in paths:
+        place = path.parent.resolve() / path.name  # two names of one folder are the same place
+        if place in seen:
+            raise InvalidInputError(f"{path} would be written twice", "Give each output a name of its own")
+        seen.add(place)
 
 
 def _plan(source: Source, request: OutputRequest, *, allow_requantize: bool) -> OutputPlan:
@@ -240,10 +242,20 @@ def needs(source: Source, plans: Sequence[OutputPlan], threads: int) -> Needs:
     for plan in plans:
         for file in plan.files:
             disk[file.path.parent] = disk.get(file.path.parent, 0) + file.size_bytes
-    widest = max(tensor.n_columns for tensor in source.tensors)
-    source_weight_bytes = max(math.ceil(t.stored.block_bytes / t.stored.block_weights) for t in source.tensors)
+    n_files = sum(len(plan.files) for plan in plans)
+    peak = peak_memory_bytes(threads, largest_block(source, threads), source.tensors, n_files)
     free = {folder: shutil.disk_usage(_existing(folder)).free for folder in disk}
-    return Needs(peak_memory_bytes(threads, widest, source_weight_bytes), disk, free)
+    return Needs(peak, disk, free)
+
+
+def largest_block(source: Source, threads: int) -> int:
+    """The most weights in a block; a row is not divided, nor are the rows of a head where they may be permuted."""
+    heads = {"attn_q.weight": source.facts.n_heads, "attn_k.weight": source.facts.n_kv_heads}
+    undivided = (
+        tensor.n_columns * (tensor.n_rows // heads.get(tensor.name.split(".", 2)[-1], tensor.n_rows))
+        for tensor in source.tensors
+    )
+    return max(block_weights(threads), *undivided)
 
 
 def _existing(folder: Path) -> Path:

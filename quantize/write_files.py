@@ -12,13 +12,14 @@ from zephyr_local.errors import CheckpointError, ModelFileError, OutputError
 from zephyr_local.quantize.encode import Destination, WrittenRange, block_weights, encode_blocks
 from zephyr_local.quantize.gguf_output import (
     OutputFile,
+    commit_together,
     remove_dead_leftovers,
     require_free_space,
     require_loadable,
     require_writable_target,
 )
 from zephyr_local.quantize.mapped_file import FileHashes
-from zephyr_local.quantize.output_plan import OutputPlan, PlannedFile, needs
+from zephyr_local.quantize.output_plan import Needs, OutputPlan, PlannedFile, needs
 from zephyr_local.quantize.progress import Reporter
 from zephyr_local.quantize.provenance import Provenance
 from zephyr_local.quantize.source import Block, Source
@@ -50,18 +51,18 @@ def write_files(
     """
     started = time.monotonic()
     files = [file for plan in plans for file in plan.files]
-    _require_targets(source, files, overwrite=overwrite)
-    for folder, needed in needs(source, plans, threads).disk_bytes.items():
-        require_free_space(folder, needed)
+    _require_targets(source, plans, overwrite=overwrite)
+    _require_room(needs(source, plans, threads))
     with ExitStack() as stack:
         outputs = [stack.enter_context(OutputFile(file.path, file.size_bytes, overwrite=overwrite)) for file in files]
         _write_headers(files, outputs, Provenance.unknown(source.hashed))
         for output in outputs:
             output.reserve()
-        _require_loadable(plans, outputs)
+        _require_loadable(source, plans, outputs)
         provenance, ranges = _stream(source, plans, outputs, threads, reporter)
         _verify(files, outputs, ranges, provenance, reporter)
-        _commit(plans, outputs, overwrite=overwrite)
+        _check_headers(plans, outputs)
+        commit_together(_by_plan(plans, outputs))
     elapsed_s = time.monotonic() - started
     return [_result(plan, source, provenance, elapsed_s) for plan in plans]
 
@@ -80,12 +81,22 @@ def _result(plan: OutputPlan, source: Source, provenance: Provenance, elapsed_s:
     )
 
 
-def _require_targets(source: Source, files: Sequence[PlannedFile], *, overwrite: bool) -> None:
-    for file in files:
-        require_no_input(file.path, source.files)
-        require_writable_target(file.path, overwrite=overwrite)
-    for file in files:
-        remove_dead_leftovers(file.path)
+def _require_targets(source: Source, plans: Sequence[OutputPlan], *, overwrite: bool) -> None:
+    for plan in plans:
+        for file in plan.files:
+            require_no_input(file.path, source.files)
+            require_writable_target(file.path, overwrite=overwrite)
+    for plan in plans:
+        remove_dead_leftovers(plan.request.target)  # those of all its parts, too
+
+
+def _require_room(needed: Needs) -> None:
+    """Folders on one disk share its space."""
+    together: dict[int, int] = {}
+    for folder, size_bytes in needed.disk_bytes.items():
+        device = folder.stat().st_dev
+        together[device] = together.get(device, 0) + size_bytes
+        require_free_space(folder, together[device])
 
 
 def require_no_input(target: Path, inputs: Sequence[Path]) -> None:
@@ -102,21 +113,26 @@ def _write_headers(files: Sequence[PlannedFile], outputs: Sequence[OutputFile], 
         output.write_at(0, file.header(provenance))
 
 
-def _require_loadable(plans: Sequence[OutputPlan], outputs: Sequence[OutputFile]) -> None:
+def _require_loadable(source: Source, plans: Sequence[OutputPlan], outputs: Sequence[OutputFile]) -> None:
     """Shows the headers to the runtime before the work: what it would refuse to load is better known now."""
     try:
         _check_headers(plans, outputs)
     except ModelFileError as error:
-        raise CheckpointError(
-            f"the converted model could not be loaded here: {error.problem.split(': ', 1)[-1]}",
-            "Check config.json and the tokenizer's files",
-        ) from error
+        problem = f"the converted model could not be loaded here: {error.problem.split(': ', 1)[-1]}"
+        if any(path.name == "config.json" for path in source.files):
+            raise CheckpointError(problem, "Check config.json and the tokenizer's files") from error
+        remedy = f"Look at the keys of {source.files[0].name} with zephyr-local inspect"
+        raise ModelFileError(problem, remedy) from error
 
 
 def _check_headers(plans: Sequence[OutputPlan], outputs: Sequence[OutputFile]) -> None:
+    for plan, of_plan in zip(plans, _by_plan(plans, outputs), strict=True):
+        require_loadable([output.path for output in of_plan], [file.places for file in plan.files])
+
+
+def _by_plan(plans: Sequence[OutputPlan], outputs: Sequence[OutputFile]) -> list[list[OutputFile]]:
     remaining = iter(outputs)
-    for plan in plans:
-        require_loadable([next(remaining).path for _ in plan.files], [file.places for file in plan.files])
+    return [[next(remaining) for _ in plan.files] for plan in plans]
 
 
 def _stream(
@@ -165,21 +181,8 @@ def _verify(
     """Writes the headers anew, with the digests, and reads back everything that was written."""
     reporter.begin("verify", sum(written.size_bytes for written in ranges), sum(len(file.places) for file in files))
     _write_headers(files, outputs, provenance)
-    for number, output in enumerate(outputs):
-        output.verify(
-            (written for written in ranges if written.file == number),
-            lambda written: reporter.advance(written.tensor, written.size_bytes),
-        )
-
-
-def _commit(plans: Sequence[OutputPlan], outputs: Sequence[OutputFile], *, overwrite: bool) -> None:
-    _check_headers(plans, outputs)
-    end = len(outputs)
-    for plan in reversed(plans):
-        begin = end - len(plan.files)
-        if overwrite and len(plan.files) > 1:
-            # Parts of two runs must never stand together: without its first part, no program opens a model.
-            plan.files[0].path.unlink(missing_ok=True)
-        for output in reversed(outputs[begin:end]):
-            output.commit()
-        end = begin
+    of_file: list[list[WrittenRange]] = [[] for _ in outputs]
+    for written in ranges:
+        of_file[written.file].append(written)
+    for output, its_ranges in zip(outputs, of_file, strict=True):
+        output.verify(its_ranges, lambda written: reporter.advance(written.tensor, written.size_bytes))

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from tests.checkpoint_builder import ModelShape, build_checkpoint
+from tests.checkpoint_builder import ModelShape, build_checkpoint, read_tensors, rewrite_tensors
 from tests.cli.command import zephyr_local
+from tests.quantize.llama_quantize import llama_quantize, require_equal
+from zephyr_local.cli.conversion_options import parse_size
+from zephyr_local.cli.main import run
+from zephyr_local.convert import hf_to_gguf
+from zephyr_local.errors import InvalidInputError
+from zephyr_local.gguf_check import check_runnable
+from zephyr_local.gguf_split import read_model
+from zephyr_local.quantize.mixes import MixOptions
+from zephyr_local.quantize.types import FileType, TensorType
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +57,6 @@ def test_output_threads_and_overwrite(checkpoint: Path, tmp_path: Path):
 
 def test_each_flag_is_a_type(checkpoint: Path, tmp_path: Path):
     from zephyr_local.cli.quantize import TYPE_FLAGS
-    from zephyr_local.quantize.types import FileType
 
     assert {name.upper() for name in TYPE_FLAGS} == set(FileType.__members__)
 
@@ -106,3 +115,231 @@ def test_what_is_left_out_is_said(checkpoint: Path, tmp_path: Path):
     done = zephyr_local("quantize", folder, "--q8_0", cwd=tmp_path)
     assert done.returncode == 0
     assert "note: added_tokens.json has the token '<pad>'" in done.stderr
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def bf16(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    path = tmp_path_factory.mktemp("sources") / "small-BF16.gguf"
+    hf_to_gguf.convert_checkpoint(checkpoint, path, FileType.BF16)
+    return path
+
+
+def quantize(*arguments: str | Path) -> int:
+    return run(["quantize", *map(str, arguments)])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- several types ---
+
+
+def test_several_types_into_a_new_folder(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    assert quantize(checkpoint, "--q4_k_m", "--q8_0", "--q4_k_m", "-o", "new folder") == 0
+    assert names(here) == ["new folder"]
+    assert names(here / "new folder") == ["zephyr-small-Q4_K_M.gguf", "zephyr-small-Q8_0.gguf"]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    first, second, talk, _ = captured.err.splitlines()[-4:]
+    assert first.startswith("new folder/zephyr-small-Q4_K_M.gguf: ")
+    assert second.startswith("new folder/zephyr-small-Q8_0.gguf: ")
+    assert talk.endswith("zephyr-local chat 'new folder/zephyr-small-Q4_K_M.gguf' --template zephyr")
+    alone = here / "alone.gguf"
+    assert quantize(checkpoint, "--q8_0", "-o", alone) == 0
+    assert alone.read_bytes() == (here / "new folder" / "zephyr-small-Q8_0.gguf").read_bytes()
+
+
+def test_several_types_into_the_current_folder_and_one_into_a_folder(checkpoint: Path, here: Path):
+    assert quantize(checkpoint, "--q4_0", "--f16") == 0
+    assert names(here) == ["zephyr-small-F16.gguf", "zephyr-small-Q4_0.gguf"]
+    (here / "models").mkdir()
+    assert quantize(checkpoint, "--q4_0", "-o", "models/") == 0
+    assert names(here / "models") == ["zephyr-small-Q4_0.gguf"]
+
+
+def stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def test_a_new_folder_goes_again_where_nothing_comes_into_it(
+    checkpoint: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    damaged = build_checkpoint(here / "damaged")
+    tensors = read_tensors(damaged / "model.safetensors")
+    tensors["model.norm.weight"][1][3] = 0x7FC0
+    rewrite_tensors(damaged / "model.safetensors", tensors)
+    assert quantize(damaged, "--q4_0", "--q8_0", "-o", "new") == 1
+    assert "model.norm.weight holds nan" in capsys.readouterr().err
+    assert names(here) == ["damaged"]
+    (here / "old").mkdir()
+    assert quantize(damaged, "--q4_0", "--q8_0", "-o", "old") == 1
+    assert names(here) == ["damaged", "old"], "a folder that was there stays"
+    assert quantize("nowhere", "--q4_0", "--q8_0", "-o", "new") == 1
+    monkeypatch.setattr(hf_to_gguf, "convert_model", stop)
+    assert quantize(checkpoint, "--q4_0", "--q8_0", "-o", "new") == 130
+    assert "Interrupted; nothing was written." in capsys.readouterr().err
+    assert names(here) == ["damaged", "old"]
+
+
+def test_outputs_that_cannot_be_folders(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    (here / "file").write_text("old")
+    for output, code, words in (
+        ("file", 2, "-o file is the name of one file"),
+        ("new.gguf", 2, "-o new.gguf is the name of one file"),
+        ("no/such", 1, "the folder no does not exist"),
+        ("file/deeper", 1, "the folder file does not exist"),
+    ):
+        assert quantize(checkpoint, "--q4_0", "--q8_0", "-o", output) == code
+        assert words in capsys.readouterr().err
+    assert names(here) == ["file"]
+    assert (here / "file").read_text() == "old"
+
+
+def test_names_cannot_drive_the_terminal(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    assert quantize(checkpoint, "--q8_0", "-o", "\x1b[2Jname.gguf") == 0
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert "^[[2Jname.gguf: " in err
+
+
+# --- parts ---
+
+
+def test_parts(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    assert quantize(checkpoint, "--q8_0", "--q4_0", "--split-max-size", "500K", "-o", "out") == 0
+    err = capsys.readouterr().err
+    for file_type in ("Q8_0", "Q4_0"):
+        parts = [name for name in names(here / "out") if file_type in name]
+        assert f"out/{parts[0]}: " in err
+        assert f" in {len(parts)} parts, 21 tensors" in err
+        check_runnable(read_model(here / "out" / parts[0]))
+    assert "Talk with it: zephyr-local chat out/zephyr-small-Q8_0-00001-of-00004.gguf" in err
+    assert quantize(here / "out" / "zephyr-small-Q8_0-00001-of-00004.gguf", "--q8_0") == 0
+    assert "zephyr-small-Q8_0.gguf" in names(here)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1", 1), ("500M", 500 * 10**6), ("2G", 2 * 10**9), (" 1.5 kb ", 1500), ("0.5", 0), ("1T", 10**12), ("7b", 7)],
+)
+def test_sizes(text: str, size: int):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1G", "1e9", "2 GiB", "nan", "9" * 400, "1..5G", "２G"])
+def test_what_is_no_size(text: str):
+    with pytest.raises(InvalidInputError, match="is not a size"):
+        parse_size(text)
+
+
+# --- what llama-quantize's options of the same names make ---
+
+
+@pytest.mark.parametrize(
+    ("flags", "file_type", "mix"),
+    [
+        (["--output-tensor-type", "q8_0"], FileType.Q4_K_M, MixOptions(output_tensor_type=TensorType.Q8_0)),
+        (["--token-embedding-type", "Q2-K"], FileType.Q4_K_M, MixOptions(token_embedding_type=TensorType.Q2_K)),
+        (["--pure"], FileType.Q4_K_M, MixOptions(pure=True)),
+        (["--leave-output-tensor"], FileType.Q3_K_L, MixOptions(leave_output_tensor=True)),
+        (
+            ["--tensor-type", "attn_v=q6_k", "--tensor-type", r"blk\.[01]\.ffn_(up|down)=f16"],
+            FileType.Q4_K_S,
+            MixOptions(tensor_types=(("attn_v", TensorType.Q6_K), (r"blk\.[01]\.ffn_(up|down)", TensorType.F16))),
+        ),
+        (
+            ["--pure", "--token-embedding-type", "f32", "--output-tensor-type", "bf16", "--tensor-type", "attn=q8_0"],
+            FileType.Q2_K,
+            MixOptions((("attn", TensorType.Q8_0),), TensorType.BF16, TensorType.F32, pure=True),
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("kind", ["checkpoint", "gguf"])
+def test_mix_options(
+    kind: str, flags: list[str], file_type: FileType, mix: MixOptions, checkpoint: Path, bf16: Path, here: Path
+):
+    source = checkpoint if kind == "checkpoint" else bf16
+    assert quantize(source, f"--{file_type.name.lower()}", *flags, "-o", "ours.gguf") == 0
+    llama_quantize(bf16, here / "theirs.gguf", file_type, mix)
+    require_equal(here / "ours.gguf", here / "theirs.gguf")
+    assert (here / "ours.gguf").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--output-tensor-type", "q9"], "'q9' is not a tensor type that can be written. Use one of F32, F16"),
+        (["--token-embedding-type", "iq4_nl"], "'iq4_nl' is not a tensor type"),
+        (["--tensor-type", "no_such=q8_0"], "'no_such' for Q8_0 matches no tensor"),
+        (["--tensor-type", "=q8_0"], "pattern for Q8_0 tensors is empty"),
+        (["--tensor-type", "attn_(=q8_0"], "is not a regular expression"),
+        (["--leave-output-tensor", "--output-tensor-type", "q8_0"], "cannot both be left as it is and become Q8_0"),
+        (["--threads", "0"], "threads is 0, outside 1 to"),
+        (["--split-max-size", "0"], "the largest part is 0 bytes"),
+        (["--base", "somewhere"], "is no adapter, so it has no base"),
+    ],
+)
+def test_options_that_cannot_be_met(
+    flags: list[str], words: str, checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert quantize(checkpoint, "--q4_k_m", *flags) == 2
+    assert words in capsys.readouterr().err
+    assert names(here) == []
+
+
+# --- a GGUF as the source ---
+
+
+def test_a_gguf_and_its_default_name(bf16: Path, here: Path):
+    assert quantize(bf16, "--q4_k_m") == 0
+    llama_quantize(bf16, here / "theirs.gguf", FileType.Q4_K_M)
+    require_equal(here / "small-Q4_K_M.gguf", here / "theirs.gguf")
+
+
+def test_a_quantized_gguf_needs_leave(bf16: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    assert quantize(bf16, "--q8_0") == 0
+    capsys.readouterr()
+    assert quantize("small-Q8_0.gguf", "--q4_k_m") == 2
+    assert "output.weight is already quantized (Q8_0)" in capsys.readouterr().err
+    assert quantize("small-Q8_0.gguf", "--q4_k_m", "--allow-requantize") == 0
+    llama_quantize(here / "small-Q8_0.gguf", here / "theirs.gguf", FileType.Q4_K_M, allow_requantize=True)
+    require_equal(here / "small-Q4_K_M.gguf", here / "theirs.gguf")
+    assert quantize("small-Q8_0.gguf", "--q8_0", "--overwrite") == 1
+    assert "small-Q8_0.gguf is the input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (None, 3, "there is no file"),
+        (b"", 1, "is empty"),
+        (b"GGUF\3\0\0\0", 1, "model.gguf: "),
+        (b"<!DOCTYPE html>", 1, "it is a web page"),
+    ],
+)
+def test_a_source_that_is_no_gguf(
+    content: bytes | None, code: int, words: str, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    if content is not None:
+        (here / "model.gguf").write_bytes(content)
+    assert quantize("model.gguf", "--q4_0") == code
+    err = capsys.readouterr().err
+    assert words in err
+    assert "checkpoint" not in err.split(". ")[0]
+    assert len(err.splitlines()) == 1
+
+
+def test_what_ends_in_a_slash_is_a_folder(checkpoint: Path, here: Path):
+    assert run(["quantize", str(checkpoint), "--q8_0", "-o", "new/"]) == 0
+    assert [path.name for path in (here / "new").iterdir()] == ["zephyr-small-Q8_0.gguf"]
+    assert run(["quantize", str(checkpoint / "none"), "--q8_0", "-o", "gone/"]) == 1
+    assert not (here / "gone").exists()

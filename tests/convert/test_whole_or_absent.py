@@ -221,6 +221,8 @@ def test_a_checkpoint_that_shrinks_between_the_check_and_the_reading(checkpoint:
         ("model.gguf.0123456789abcdef.part", b"", True),
         ("model.gguf.0123456789abcdef.part", b"a download of someone else", False),
         ("model.gguf.0123456789abcdef.part", b"GGUF by someone else", False),
+        ("model.gguf.0123456789abcdef.zephyr-old", b"what was replaced", True),
+        ("model-00001-of-00002.gguf.0123456789abcdef.part", b"GGUF....zephyr_local.version", True),
         ("model.gguf.part", b"GGUF....zephyr_local.version", False),
         ("other.gguf.0123456789abcdef.part", b"GGUF....zephyr_local.version", False),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def run_conversion(source: Path, flags: ConversionFlags, file_types: Sequence[Fi
     if flags.dry_run:
         show_dry_run(dry_run(source, requests, flags.options()), as_json=flags.as_json)
         return
-    in_folder = _output_folder(flags.output, several=len(file_types) > 1)
+    in_folder = output_folder(flags.output, several=len(file_types) > 1)
     with told_when_interrupted(), in_folder, progress_display() as update:
         results = convert_model(source, requests, flags.options(), update)
     show_notices(results[0])
@@ -53,37 +54,45 @@ def show_notices(result: ConvertResult) -> None:
         click.echo(f"note: {visible(notice)}", err=True)
 
 
-def targets(source: Path, output: Path | None, file_types: Sequence[FileType], ending: str = "") -> list[Path]:
+def targets(source: Path, output: str | None, file_types: Sequence[FileType], ending: str = "") -> list[Path]:
     """Where each type goes; `ending` comes between type and .gguf in a name of ours."""
     from zephyr_local.convert.hf_to_gguf import default_target_name
 
-    if str(output) == "-":
+    if output == "-":
         raise InvalidInputError("a GGUF cannot be written to stdout", "Give -o the name of a file")
-    if output is not None and len(file_types) == 1 and not output.is_dir():
-        return [output]
-    folder = Path() if output is None else output
-    if len(file_types) > 1 and folder.suffix == ".gguf" and not folder.is_dir():
+    if output is not None and not _is_folder(output, several=len(file_types) > 1):
+        if len(file_types) == 1:
+            return [Path(output)]
         raise InvalidInputError(
-            f"{len(file_types)} types are given, and -o {folder} is the name of one file", "Give -o a folder"
+            f"{len(file_types)} types are given, and -o {output} is the name of one file", "Give -o a folder"
         )
+    folder = Path(output or "")
     names = (default_target_name(source, file_type) for file_type in file_types)
     return [folder / f"{name.removesuffix('.gguf')}{ending}.gguf" for name in names]
 
 
+def _is_folder(output: str, *, several: bool) -> bool:
+    path = Path(output)
+    if path.exists() or output.endswith(("/", os.sep)):
+        return not path.is_file()
+    return several and path.suffix != ".gguf"
+
+
 @contextmanager
-def _output_folder(output: Path | None, *, several: bool) -> Iterator[None]:
-    """Creates the folder that several files go into, and takes it away again if nothing comes into it."""
-    if output is None or not several or output.exists():
+def output_folder(output: str | None, *, several: bool) -> Iterator[None]:
+    """Creates the folder that files go into, and takes it away again if nothing comes into it."""
+    if output is None or not _is_folder(output, several=several) or Path(output).exists():
         yield
         return
-    if not output.parent.is_dir():
-        raise OutputError(f"the folder {output.parent} does not exist", "Create it, or write somewhere else")
-    output.mkdir()
+    folder = Path(output)
+    if not folder.parent.is_dir():
+        raise OutputError(f"the folder {folder.parent} does not exist", "Create it, or write somewhere else")
+    folder.mkdir()
     try:
         yield
     except BaseException:
         with contextlib.suppress(OSError):
-            output.rmdir()
+            folder.rmdir()
         raise
 
 
@@ -103,10 +112,10 @@ def _summary(paths: Sequence[Path], results: Sequence[ConvertResult]) -> str:
     for path, result in zip(paths, results, strict=True):
         parts = f" in {len(result.paths)} parts" if len(result.paths) > 1 else ""
         lines.append(
-            f"{path}: {result.size_bytes / 1e6:,.1f} MB{parts}, {result.n_tensors} tensors, "
+            f"{visible(str(path))}: {result.size_bytes / 1e6:,.1f} MB{parts}, {result.n_tensors} tensors, "
             f"{result.bits_per_weight:.2f} bits a weight, {result.elapsed_s:.1f} s."
         )
-    lines.append(f"Talk with it: zephyr-local chat {shlex.quote(str(paths[0]))}")
+    lines.append(f"Talk with it: zephyr-local chat {visible(shlex.quote(str(paths[0])))}")
     if verdict_on(read_model(paths[0])).template is None:
         lines[-1] += " --template zephyr"
         lines.append("(or --template FILE: it brings no chat template that is known here)")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zephyr_local.quantize.mixes import MixOptions
     from zephyr_local.quantize.types import TensorType
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?\Z", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]?)B?\Z", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}  # decimal, as in llama-gguf-split
 
 
@@ -27,7 +27,7 @@ class ConversionFlags:
     """The options as they were given."""
 
     types: tuple[str, ...]
-    output: Path | None
+    output: str | None  # as it was written: what ends in a slash is a folder
     base: Path | None
     tensor_type: tuple[str, ...]
     output_tensor_type: str | None
@@ -74,7 +74,7 @@ class ConversionFlags:
             "--dry-run": self.dry_run,
             "--json": self.as_json,
         }
-        return [name for name, value in given.items() if value]
+        return [name for name, value in given.items() if value is not None and value is not False and value != ()]
 
     def split_max_bytes(self) -> int | None:
         """The size given as text, such as 2G."""
@@ -139,7 +139,7 @@ _OPTIONS: tuple[Option, ...] = (
     click.option(
         "--output",
         "-o",
-        type=click.Path(path_type=Path),
+        type=click.Path(),
         metavar="PATH",
         help="The file to write, or with several types a folder; else <name>-<TYPE>.gguf in the current folder.",
     ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zephyr_local.cli.conversion import run_conversion, show_notices, targets, told_when_interrupted
+from zephyr_local.cli.conversion import output_folder, run_conversion, show_notices, targets, told_when_interrupted
 from zephyr_local.cli.conversion_options import ConversionFlags, conversion_options
 from zephyr_local.cli.quantize import TYPE_FLAGS as ALL_TYPES
 from zephyr_local.errors import InvalidInputError
@@ -57,7 +57,7 @@ def _convert_adapter(adapter: Path, flags: ConversionFlags, file_types: list[Fil
     if len(file_types) > 1:
         raise InvalidInputError(f"{len(file_types)} types are given for one adapter", "Give one of them")
     (target,) = targets(adapter, flags.output, file_types, ending="-LoRA")
-    with told_when_interrupted():
+    with told_when_interrupted(), output_folder(flags.output, several=False):
         result = convert_adapter(
             adapter, adapter_base(adapter, flags.base), target, file_types[0], overwrite=flags.overwrite
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ def show_dry_run(found: DryRun, *, as_json: bool) -> None:
     for plan in found.plans:
         click.echo(f"\n{_headline(plan)}")
         for file in plan.files:
-            exists = "; exists already" if file.path.exists() else ""
+            exists = "; exists already" if os.path.lexists(file.path) else ""
             click.echo(f"  {visible(str(file.path))}: {file.size_bytes:,} bytes{exists}")
         for tensor in plan.fallbacks:
             click.echo(
@@ -97,7 +98,12 @@ def _plan_as_json(plan: OutputPlan) -> dict[str, object]:
         "size_bytes": plan.size_bytes,
         "bits_per_weight": plan.bits_per_weight,
         "files": [
-            {"path": str(file.path), "size_bytes": file.size_bytes, "n_tensors": len(file.places)}
+            {
+                "path": str(file.path),
+                "size_bytes": file.size_bytes,
+                "n_tensors": len(file.places),
+                "exists": os.path.lexists(file.path),
+            }
             for file in plan.files
         ],
         "tensors": [
