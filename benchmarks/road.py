@@ -5,11 +5,13 @@
     python benchmarks/road.py mistral-7b Q4_K_M Q5_K_M --folder /big/disk
 
 Random BF16 weights of the named shape with the real vocabulary of Mistral-7B-v0.1 (package data of mistral-common).
-Several types: ours writes them in one run, the peer converts once and quantizes once for each. All with the same
-threads, each step a process of its own, after the kernel has been asked to forget its input's pages. Wall and CPU
-seconds are the whole process's, start included. Anonymous memory is RssAnon of /proc/PID/status, sampled every 10 ms,
-so that a shorter peak may be missed. Bytes read and written are those that the process had moved from and to the disk
-(ru_inblock and ru_oublock): what caches hold already is not counted.
+Several types: ours writes them in one run, the peer converts once and quantizes once for each. The two go first by
+turns. All with the same threads (ours has one besides that hashes the checkpoint), each step a process of its own.
+Before each road the kernel is asked to forget the checkpoint's pages; the peer's BF16 file may stay in its cache. Wall
+and CPU seconds are the whole process's, start included, and until the outputs are on the disk (fsync, which ours does
+itself). Anonymous memory is RssAnon of /proc/PID/status, sampled every 10 ms, so that a shorter peak may be missed.
+Bytes read are those that came from the disk (ru_inblock, programs included), bytes written those that went into files
+(ru_oublock). Linux only.
 
 ``--run-model`` loads each of our files in llama.cpp and lets it write 32 tokens.
 """
@@ -31,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.reference.build import DEFAULT_FOLDER, reference_converter, reference_tools
+from benchmarks.reference.build import DEFAULT_FOLDER, NotBuiltError, reference_converter, reference_tools
 from tests.checkpoint_builder import MISTRAL_7B, TINYLLAMA_1B, build_checkpoint, mistral_sentencepiece_model
 from zephyr_local.quantize.types import FileType
 
@@ -68,7 +70,7 @@ def forget(paths: Sequence[Path]) -> None:
     """Asks the kernel to drop the files' pages, so that reading them is reading the disk."""
     for path in paths:
         with path.open("rb") as file:
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # only clean pages are dropped
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -83,12 +85,20 @@ def anonymous_bytes(pid: int) -> int:
     return 0
 
 
-def measure(command: Sequence[str], inputs: Sequence[Path]) -> Cost:
-    """Runs a command to its end; SystemExit with its output where it fails."""
-    forget(inputs)
+def sync(path: Path) -> None:
+    """Until the file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def measure(command: Sequence[str], threads: int, output: Path | None = None) -> Cost:
+    """Runs a command to its end, and syncs its output; SystemExit with what it printed where it fails."""
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     with tempfile.TemporaryFile() as log:
         started = time.monotonic()
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=os.environ | limits
+        )
         peak = 0
         stop = threading.Event()
 
@@ -100,8 +110,10 @@ def measure(command: Sequence[str], inputs: Sequence[Path]) -> Cost:
         sampler = threading.Thread(target=sample, daemon=True)
         sampler.start()
         _, status, used = os.wait4(process.pid, 0)
-        wall_s = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
+        if output is not None and process.returncode == 0:
+            sync(output)
+        wall_s = time.monotonic() - started
         stop.set()
         sampler.join()
         if process.returncode != 0:
@@ -129,22 +141,23 @@ class Race:
         output = self.folder / "ours"
         flags = [f"--{kind.name.lower()}" for kind in self.types]
         given = ["-o", str(output), "--threads", str(self.threads)]
-        if len(self.types) == 1:
-            output.mkdir()
+        output.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "zephyr_local", "quantize", str(self.checkpoint), *flags, *given]
-        return measure(command, self.shards), sorted(output.iterdir())
+        forget(self.shards)
+        return measure(command, self.threads), sorted(output.iterdir())
 
     def theirs(self) -> tuple[Cost, list[Path]]:
         """The converter, then llama-quantize for each type."""
         converter, tools = reference_converter(self.reference), reference_tools(self.reference)
         bf16 = self.folder / "theirs-BF16.gguf"
-        cost = measure(converter.command(self.checkpoint, bf16, "bf16"), self.shards)
+        forget(self.shards)
+        cost = measure(converter.command(self.checkpoint, bf16, "bf16"), self.threads)
         print(f"    of which the converter   {cost}", flush=True)
         files = []
         for kind in self.types:
             files.append(self.folder / f"theirs-{kind.name}.gguf")
             command = [tools["llama-quantize"], bf16, files[-1], kind.name, self.threads]
-            cost += measure([str(part) for part in command], [bf16])
+            cost += measure([str(part) for part in command], self.threads, files[-1])
         bf16.unlink()
         return cost, files
 
@@ -187,6 +200,11 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=DEFAULT_FOLDER)
     parser.add_argument("--run-model", action="store_true")
     given = parser.parse_args()
+    try:
+        reference_converter(given.reference)
+        reference_tools(given.reference)
+    except NotBuiltError as error:
+        raise SystemExit(str(error)) from None
     folder = Path(tempfile.mkdtemp(prefix="road-", dir=given.folder))
     try:
         checkpoint = given.checkpoint or folder / given.shape
@@ -211,18 +229,20 @@ def compare(race: Race, runs: int, *, run_model: bool) -> None:
     ours: list[Cost] = []
     theirs: list[Cost] = []
     for run in range(runs):
-        cost, files = race.ours()
-        ours.append(cost)
-        print(f"  ours                       {cost}", flush=True)
-        if run_model and run == 0:
+        for road in ("ours", "theirs") if run % 2 == 0 else ("theirs", "ours"):
+            if road == "theirs":
+                cost, files = race.theirs()
+                theirs.append(cost)
+                print(f"  converter, llama-quantize  {cost}", flush=True)
+            else:
+                cost, files = race.ours()
+                ours.append(cost)
+                print(f"  ours                       {cost}", flush=True)
+                if run_model and run == 0:
+                    for file in files:
+                        generate(file, race.threads)
             for file in files:
-                generate(file, race.threads)
-        shutil.rmtree(race.folder / "ours")
-        cost, files = race.theirs()
-        theirs.append(cost)
-        print(f"  converter, llama-quantize  {cost}", flush=True)
-        for file in files:
-            file.unlink()
+                file.unlink()
     one, two = median(ours), median(theirs)
     print(f"medians of {runs}")
     print(f"  ours                       {one}")

@@ -25,7 +25,7 @@ from zephyr_local.quantize.output_plan import Needs, OutputPlan, OutputRequest, 
 from zephyr_local.quantize.progress import OnProgress, Progress, Reporter
 from zephyr_local.quantize.source import Source
 from zephyr_local.quantize.types import FileType, TensorType
-from zephyr_local.quantize.write_files import ConvertResult, require_no_input, write_files
+from zephyr_local.quantize.write_files import ConvertResult, require_loadable_plans, require_no_input, write_files
 from zephyr_local.settings import MAX_THREADS
 
 __all__ = [
@@ -118,11 +118,15 @@ def convert_checkpoint(
 
 
 def dry_run(source: Path, requests: Sequence[OutputRequest], options: ConvertOptions | None = None) -> DryRun:
-    """What :func:`convert_model` would do, from headers alone; nothing is written and no target is looked at."""
+    """What :func:`convert_model` would do, from headers alone; nothing is written. Raises as that does before its work.
+
+    What stands at the targets and what the disk has free is told, not judged.
+    """
     options = options or ConvertOptions()
     opened = open_source(Path(source).absolute(), options)
     requests = [replace(request, target=Path(request.target).absolute()) for request in requests]
     plans = plan_outputs(opened, requests, allow_requantize=options.allow_requantize)
+    require_loadable_plans(opened, plans)
     threads = options.threads or usable_cores()
     found = needs(opened, plans, threads)
     peak = found.peak_memory_bytes + _merge_bytes(opened, threads)

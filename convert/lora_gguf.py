@@ -22,17 +22,17 @@ from zephyr_local.convert.metadata import adapter_metadata
 from zephyr_local.convert.model_config import ModelConfig, read_config
 from zephyr_local.convert.rope_permute import interleave_pairs
 from zephyr_local.convert.tensor_names import Pairing, expected_tensors
-from zephyr_local.errors import CheckpointError
+from zephyr_local.errors import CheckpointError, InvalidInputError
 from zephyr_local.quantize.encode import WrittenRange, encode_rows, require_finite, written_range
 from zephyr_local.quantize.gguf_header import TensorPlace, pack_header, padded, place_tensors
 from zephyr_local.quantize.gguf_output import (
     OutputFile,
-    remove_dead_leftovers,
     require_free_space,
     require_same_places,
     require_writable_target,
 )
 from zephyr_local.quantize.kernels import ggml
+from zephyr_local.quantize.leftovers import settle_leftovers
 from zephyr_local.quantize.mapped_file import FileHashes, MappedFile
 from zephyr_local.quantize.mixes import fallback_type
 from zephyr_local.quantize.provenance import Provenance, with_provenance
@@ -82,7 +82,10 @@ def convert_adapter(
     Raises CheckpointError where llama.cpp's format cannot hold the adapter; the target is whole or absent.
     """
     started = time.monotonic()
-    assert file_type in _TYPES, file_type
+    if file_type not in _TYPES:
+        raise InvalidInputError(
+            f"an adapter cannot be {file_type.name}", f"Use one of {', '.join(kind.name for kind in _TYPES)}"
+        )
     adapter_folder, target = Path(adapter_folder).absolute(), Path(target).absolute()
     for folder in (adapter_folder, base):
         require_no_input(target, tuple(folder.iterdir()) if folder.is_dir() else ())
@@ -100,7 +103,7 @@ def convert_adapter(
     provenance = _provenance(adapter)
     header = pack_header(with_provenance(metadata, provenance), places)
     size = len(header) + places[-1].offset + padded(places[-1].size_bytes)
-    remove_dead_leftovers(target)
+    settle_leftovers(target)
     require_free_space(target.parent, size)
     with OutputFile(target, size, overwrite=overwrite) as output:
         output.write_at(0, header)

@@ -64,7 +64,7 @@ def block_weights(threads: int) -> int:
     return max(1 << 16, min(1 << 20, (24 << 20) // threads))
 
 
-def peak_memory_bytes(threads: int, largest_block: int, tensors: Sequence[SourceTensor], n_files: int) -> int:
+def peak_memory_bytes(threads: int, largest_block: int, tensors: Sequence[SourceTensor], n_outputs: int) -> int:
     """What a conversion holds at most apart from mapped pages, reckoned generously.
 
     Blocks in flight, of `largest_block` weights at most, hold their source bytes; each thread besides holds a block as
@@ -77,7 +77,7 @@ def peak_memory_bytes(threads: int, largest_block: int, tensors: Sequence[Source
     )
     waiting = (2 * threads + HASH_AHEAD + 1) * stored
     working = threads * largest_block * (4 + 4 + 4 + 2)
-    ranges = n_files * sum(math.ceil(size / largest_block) for size in sizes) * _RANGE_BYTES
+    ranges = n_outputs * sum(math.ceil(size / largest_block) for size in sizes) * _RANGE_BYTES
     return _INTERPRETER_BYTES + waiting + working + ranges
 
 

@@ -266,11 +266,6 @@ class ChosenType:
     kind: TensorType
     wanted: TensorType
 
-    @property
-    def fell_back(self) -> bool:
-        """Whether the rows did not fit."""
-        return self.kind is not self.wanted
-
 
 class _Chooser:
     """Chooses tensor by tensor, in file order, and counts what the rules have met."""
@@ -319,10 +314,13 @@ class _Chooser:
 
     def _by_pattern(self, name: str) -> TensorType | None:
         """Such a tensor is not counted, so that the mix gives the next of its role what this one would have had."""
-        for pattern, kind in self._options.tensor_types:
-            if _compiled(pattern).search(name):
-                return kind
-        return None
+        i = self._matching(name)
+        return None if i is None else self._options.tensor_types[i][1]
+
+    def _matching(self, name: str) -> int | None:
+        """The first pattern that matches, which wins."""
+        patterns = (_compiled(pattern) for pattern, _ in self._options.tensor_types)
+        return next((i for i, pattern in enumerate(patterns) if pattern.search(name)), None)
 
     def _by_mix(self, role: _Role, default: TensorType) -> TensorType:
         if role is _Role.OUTPUT or (role is _Role.EMBEDDING and self._tied):
@@ -344,11 +342,18 @@ class _Chooser:
                 f"tensor types by name have no effect in an {self._file_type.name} file",
                 "Leave them out, or choose a quantized file type such as Q4_K_M",
             )
-        for pattern, kind in options.tensor_types:
-            if not any(_compiled(pattern).search(name) for name in names):
+        for i, (pattern, kind) in enumerate(options.tensor_types):
+            matched = [name for name in names if _compiled(pattern).search(name)]
+            if not matched:
                 raise InvalidInputError(
                     f"the pattern {pattern!r} for {kind.name} matches no tensor of this model that can be quantized",
                     "Use GGUF names or parts of them, such as attn_v, ffn_down or token_embd",
+                )
+            if all(self._named(_role(name)) or self._matching(name) != i for name in matched):
+                raise InvalidInputError(
+                    f"the pattern {pattern!r} for {kind.name} has no effect: an earlier pattern or another option says "
+                    "what its tensors become",
+                    "Leave it out, or give it first",
                 )
         if not self._tied:
             return
@@ -385,16 +390,3 @@ def choose_mix(
     ordered = sorted(tensors, key=lambda tensor: file_order(tensor.name))
     chooser = _Chooser(ordered, file_type, facts, options, has_importance)
     return [chooser.choose(tensor) for tensor in ordered]
-
-
-def choose_types(
-    tensors: Iterable[TensorShape],
-    file_type: FileType,
-    facts: ModelFacts,
-    options: MixOptions = MIX_ALONE,
-    *,
-    has_importance: bool = False,
-) -> dict[str, TensorType]:
-    """:func:`choose_mix`'s types by name, in the order in which the tensors stand in the file."""
-    chosen = choose_mix(tensors, file_type, facts, options, has_importance=has_importance)
-    return {tensor.name: tensor.kind for tensor in chosen}

@@ -183,8 +183,15 @@ def _require_importance_fits(tensors: Mapping[str, SourceTensor], request: Outpu
                 f"the importance of {name} has the shape {weights.shape}, and its rows have {tensor.n_columns} weights",
                 "Use an importance matrix that was made with this model",
             )
-        if not np.isfinite(weights).all():
-            raise InvalidInputError(f"the importance of {name} has a value that is not finite", "Make it anew")
+        if weights.dtype != np.float32 or not weights.flags.c_contiguous:
+            raise InvalidInputError(
+                f"the importance of {name} is no contiguous float32 array",
+                "Use numpy.ascontiguousarray(…, numpy.float32)",
+            )
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise InvalidInputError(
+                f"the importance of {name} has a value that is negative or not finite", "Make it anew"
+            )
 
 
 def _require_full_precision(tensors: Sequence[PlannedTensor]) -> None:
@@ -242,8 +249,7 @@ def needs(source: Source, plans: Sequence[OutputPlan], threads: int) -> Needs:
     for plan in plans:
         for file in plan.files:
             disk[file.path.parent] = disk.get(file.path.parent, 0) + file.size_bytes
-    n_files = sum(len(plan.files) for plan in plans)
-    peak = peak_memory_bytes(threads, largest_block(source, threads), source.tensors, n_files)
+    peak = peak_memory_bytes(threads, largest_block(source, threads), source.tensors, len(plans))
     free = {folder: shutil.disk_usage(_existing(folder)).free for folder in disk}
     return Needs(peak, disk, free)
 

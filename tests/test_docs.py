@@ -23,6 +23,14 @@ def test_links_lead_somewhere(page: Path):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "THIRD_PARTY.md"], ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path):
+    named = re.findall(
+        r"`((?:benchmarks|convert|docs|examples|quantize|tests|train|zephyr_local)/[\w/.-]+)`", page.read_text("utf-8")
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_the_map_of_the_tree_is_true():
     tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Map of the tree")[2].split("```")[1]
     folder = ROOT

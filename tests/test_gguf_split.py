@@ -328,3 +328,14 @@ def test_mutated_parts_do_not_kill_the_process(tmp_path: Path) -> None:
             (folder / part_file_name("zephyr", no, 3)).write_bytes(changed)
     answered = survive(tmp_path, "*/*-00001-of-00003.gguf")
     assert 0 < answered < n_sets
+
+
+@pytest.mark.parametrize("other", [1, 2])
+def test_a_part_that_was_made_from_another_model(tmp_path: Path, other: int) -> None:
+    """The parts that our converter writes name their source; with the same cuts nothing else tells them apart."""
+    parts = tiny_parts()
+    for part in parts:
+        part.metadata["zephyr_local.source.sha256"] = ("str", "a" * 64)
+    check_runnable(read_model(write_parts(parts, tmp_path)[0]))
+    parts[other].metadata["zephyr_local.source.sha256"] = ("str", "b" * 64)
+    assert "was made from another model" in refusal(write_parts(parts, tmp_path)[0])

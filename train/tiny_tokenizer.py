@@ -108,7 +108,7 @@ def hugging_face_tokenizer(model: bytes, max_length: int) -> PreTrainedTokenizer
 
 
 def write_tokenizer(folder: Path, model: bytes, max_length: int) -> None:
-    """tokenizer.json, tokenizer_config.json, chat_template.jinja, and tokenizer.model, which conversion needs."""
+    """tokenizer.json, tokenizer_config.json, chat_template.jinja, and tokenizer.model with its own scores."""
     hugging_face_tokenizer(model, max_length).save_pretrained(folder)
     (folder / "tokenizer.model").write_bytes(model)
 

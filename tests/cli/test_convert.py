@@ -126,3 +126,40 @@ def test_options_that_mean_nothing_for_an_adapter(flags: list[str], here: Path, 
     assert convert("--lora", "mine", *flags) == 2
     assert f"{flags[0]} cannot be used with --lora" in capsys.readouterr().err
     assert names(here) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "made"),
+    [
+        ([], "mine-F32-LoRA.gguf"),
+        (["--f16"], "mine-F16-LoRA.gguf"),
+        (["--q8_0", "-o", "other.gguf"], "other.gguf"),
+        (["--bf16", "-o", "folder/"], "folder/mine-BF16-LoRA.gguf"),
+    ],
+)
+def test_an_adapter_as_a_file_of_its_own(
+    flags: list[str], made: str, checkpoints: Path, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    build_adapter(here / "mine", base_model_name_or_path=str(checkpoints / "BF16"))
+    assert convert("--lora", "mine", *flags) == 0
+    err = capsys.readouterr().err
+    assert f"{made}: " in err
+    assert "--lora" in err
+    file = read_gguf(here / made)
+    assert file.metadata["general.type"] == "adapter"
+    assert file.metadata["adapter.lora.alpha"] == 16.0
+    assert [tensor.name for tensor in file.tensors if "blk.0" in tensor.name][:2] == [
+        "blk.0.attn_q.weight.lora_a",
+        "blk.0.attn_q.weight.lora_b",
+    ]
+    assert convert("--lora", "mine", *flags) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert convert("--lora", "mine", "--overwrite", *flags) == 0
+
+
+def test_an_adapter_whose_base_is_elsewhere(checkpoints: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    build_adapter(here / "mine", base_model_name_or_path="someone/something")
+    assert convert("--lora", "mine") == 1
+    assert "--base" in capsys.readouterr().err
+    assert convert("--lora", "mine", "--base", checkpoints / "BF16") == 0
+    assert names(here) == ["mine", "mine-F32-LoRA.gguf"]

@@ -227,3 +227,12 @@ def test_no_conversion_takes_more_memory_than_was_said(kind: str, types: list[st
     said = dry_run(source, requests, options).needs.peak_memory_bytes
     measured = peak_of(source, requests, options)
     assert measured <= said <= 3 * measured, f"{measured / 2**20:.0f} MiB were taken, {said / 2**20:.0f} said"
+
+
+def test_what_the_runtime_would_not_load_is_refused_in_a_dry_run_too(here: Path, capsys: pytest.CaptureFixture[str]):
+    folder = build_checkpoint(here / "checkpoint", ModelShape(n_layers=1))
+    change_json(folder / "config.json", rope_theta=0.5)
+    assert quantize(folder, "--q4_k_m", "--q8_0", "--split-max-size", "100K", "--dry-run") == 1
+    found = capsys.readouterr()
+    assert "could not be loaded here: llama.rope.freq_base is 0.5" in found.err
+    assert found.out == ""

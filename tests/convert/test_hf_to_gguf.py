@@ -20,10 +20,13 @@ from tests.checkpoint_builder import (
     mistral_sentencepiece_model,
     read_tensors,
     rewrite_tensors,
+    with_changes,
     write_json,
 )
+from zephyr_local import EngineSettings, Zephyr
 from zephyr_local.convert.hf_to_gguf import ConvertOptions, Progress, convert_checkpoint, default_target_name
 from zephyr_local.convert.rope_permute import interleave_pairs
+from zephyr_local.errors import CheckpointError
 from zephyr_local.gguf_file import GGUFFile, read_gguf
 from zephyr_local.quantize.encode import block_weights
 from zephyr_local.quantize.kernels import ggml
@@ -180,6 +183,41 @@ def test_keys_of_the_model(tmp_path: Path) -> None:
     lists = {"tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"}
     assert {key: value for key, value in found.metadata.items() if key not in ours | lists} == expected
     assert found.metadata.keys() == expected.keys() | ours | lists
+
+
+@pytest.mark.parametrize(
+    ("architecture", "given", "recorded"),
+    [
+        ("MistralForCausalLM", 128, 128),
+        ("MistralForCausalLM", None, None),
+        ("MistralForCausalLM", ..., 4096),  # what MistralConfig fills in
+        ("LlamaForCausalLM", 128, None),  # its attention has none
+        ("LlamaForCausalLM", ..., None),
+    ],
+)
+def test_the_sliding_window_is_recorded(tmp_path: Path, architecture: str, given: object, recorded: int | None) -> None:
+    checkpoint = build_checkpoint(tmp_path / "checkpoint", with_changes(SHAPE, architecture=architecture))
+    change_json(checkpoint / "config.json", sliding_window=given)
+    found = convert(checkpoint)
+    assert found.metadata.get("zephyr_local.sliding_window") == recorded
+    assert recorded is None or found.value_types["zephyr_local.sliding_window"] == "u32"
+
+
+def test_a_sliding_window_from_the_checkpoint_to_the_chat(tmp_path: Path) -> None:
+    checkpoint = build_checkpoint(tmp_path / "checkpoint", SHAPE)
+    change_json(checkpoint / "config.json", sliding_window=256)
+    path = convert(checkpoint, FileType.Q8_0).path
+    for n_ctx, warned in ((256, False), (512, True)):
+        with Zephyr(path, EngineSettings(n_ctx=n_ctx), template="zephyr") as zephyr:
+            assert any("last 256 tokens" in notice for notice in zephyr.notices) == warned
+
+
+@pytest.mark.parametrize("given", [0, -1, 1.5, "wide", True])
+def test_a_sliding_window_that_is_none(tmp_path: Path, given: object) -> None:
+    checkpoint = build_checkpoint(tmp_path / "checkpoint", SHAPE)
+    change_json(checkpoint / "config.json", sliding_window=given)
+    with pytest.raises(CheckpointError, match="sliding_window is"):
+        convert(checkpoint)
 
 
 def test_rope_parameters_of_transformers_5(tmp_path: Path) -> None:

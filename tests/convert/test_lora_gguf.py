@@ -17,8 +17,8 @@ import pytest
 
 from tests import adapter_builder as adapters
 from tests.checkpoint_builder import ModelShape, build_checkpoint, change_json
-from tests.reference.digests import CONVERTER_TYPES, compare, digest_file, digest_inputs
-from tests.reference.make_adapter_digests import CASES, MAKE, AdapterCase, load_fixture
+from tests.reference.digests import CONVERTER_TYPES, compare, digest_file, digest_inputs, load_fixture
+from tests.reference.make_adapter_digests import CASES, FIXTURE, MAKE, AdapterCase
 from zephyr_local.convert.hf_to_gguf import ConvertOptions, convert_checkpoint
 from zephyr_local.convert.lora_gguf import convert_adapter
 from zephyr_local.engine import llama
@@ -31,7 +31,7 @@ from zephyr_local.settings import EngineSettings
 SHAPE = ModelShape(hidden_size=64, ffn_size=160, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=300)
 TOKENS = [1, 17, 250, 99, 3, 3, 178, 64, 299]
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
-DIGESTS = load_fixture()
+DIGESTS = load_fixture(FIXTURE)
 
 # --- llama.cpp's converter
 

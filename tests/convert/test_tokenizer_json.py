@@ -205,10 +205,17 @@ def test_the_space_before_the_text(
 
 
 def test_tokens_are_those_of_sentencepiece(tmp_path: Path) -> None:
-    save_llama_tokenizer(mistral_sentencepiece_model(), tmp_path)
+    """Five thousand texts, after transformers has saved, loaded and saved the tokenizer again, as a fine-tune does."""
+    from transformers import AutoTokenizer
+
+    base = tmp_path / "base"
+    save_llama_tokenizer(mistral_sentencepiece_model(), base)
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+    assert not list(tmp_path.rglob("tokenizer.model"))
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(mistral_sentencepiece_model()))
     model = in_llama_cpp(vocabulary_in(tmp_path, 32000), tmp_path)
-    texts = [text for text in with_runs_of_spaces(5000) if text]
+    texts = [text for text in with_runs_of_spaces(5001) if text]
+    assert len(texts) == 5000
     assert [text for text in texts if model.tokenize(text) != pieces.encode(text)] == []
     model.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import gguf
@@ -11,7 +11,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from zephyr_local.quantize.mixes import MIX_ALONE, MixOptions, TensorShape
+from zephyr_local.quantize.mixes import MIX_ALONE, MixOptions, ModelFacts, TensorShape, choose_mix
 from zephyr_local.quantize.types import FileType, TensorType
 
 
@@ -73,3 +73,16 @@ def require_equal(ours: Path, theirs: Path) -> None:
     found, expected = tensors(ours), tensors(theirs)
     assert [(t[0], t[1], t[2]) for t in found] == [(t[0], t[1], t[2]) for t in expected]
     assert [t[0] for t, other in zip(found, expected, strict=True) if t[3] != other[3]] == []
+
+
+def choose_types(
+    shapes: Iterable[TensorShape],
+    file_type: FileType,
+    facts: ModelFacts,
+    options: MixOptions = MIX_ALONE,
+    *,
+    has_importance: bool = False,
+) -> dict[str, TensorType]:
+    """Our choice by name, in the order of the file."""
+    chosen = choose_mix(shapes, file_type, facts, options, has_importance=has_importance)
+    return {tensor.name: tensor.kind for tensor in chosen}

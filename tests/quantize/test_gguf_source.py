@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -467,6 +470,57 @@ def test_provenance_of_one_and_of_several_files() -> None:
     one = Provenance(("a",), ("1" * 64,))
     assert one.sha256 == "1" * 64
     assert len(Provenance.unknown(["a", "b"]).manifest) == len(Provenance(("a", "b"), ("1" * 64,) * 2).manifest)
+
+
+ODD_NAMES = {
+    "new\nline.gguf": r"new\nline.gguf",
+    "carriage\rreturn.gguf": r"carriage\rreturn.gguf",
+    "back\\slash.gguf": r"back\\slash.gguf",
+    r"written \n.gguf": r"written \\n.gguf",
+    os.fsdecode(b"caf\xe9.gguf"): r"caf\xe9.gguf",
+    r"caf\xe9.gguf": r"caf\\xe9.gguf",
+    os.fsdecode(b"\xff\n\\"): r"\xff\n\\",
+}
+
+
+@pytest.mark.parametrize(("name", "escaped"), ODD_NAMES.items(), ids=ascii)
+def test_odd_names_take_one_line_of_the_manifest(name: str, escaped: str) -> None:
+    found = Provenance((name, "plain ä.gguf"), ("1" * 64, "2" * 64))
+    assert found.manifest == f"\\{'1' * 64}  {escaped}\n{'2' * 64}  plain ä.gguf\n"
+    sizes = {key: len(value.pack()) for key, value in found.keys().items()}
+    assert sizes == {key: len(value.pack()) for key, value in Provenance.unknown(found.names).keys().items()}
+    assert found.sha256 == hashlib.sha256(found.manifest.encode()).hexdigest()
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="this system has no sha256sum to compare with")
+@pytest.mark.parametrize("name", ["new\nline.gguf", "back\\slash.gguf", "plain.gguf"])
+def test_the_manifest_is_sha256sums(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    printed = subprocess.run(["sha256sum", name], cwd=tmp_path, capture_output=True, check=True).stdout.decode()
+    assert Provenance((name,), (hashlib.sha256(b"x").hexdigest(),)).manifest == printed
+    (tmp_path / "manifest").write_text(printed)
+    subprocess.run(["sha256sum", "--check", "manifest"], cwd=tmp_path, capture_output=True, check=True)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="these systems have no names that are no UTF-8")
+def test_a_source_whose_name_is_no_utf8(plain: Callable[[Dtype], Path], tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"caf\xe9\n.gguf")
+    source.write_bytes(plain("BF16").read_bytes())
+    request = OutputRequest(tmp_path / default_target_name(source, FileType.Q8_0), FileType.Q8_0)
+    (result,) = convert_model(source, [request], PLAIN)
+    assert os.fsencode(result.path.name) == b"caf\xe9\n-Q8_0.gguf"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert read_gguf(result.path).metadata["zephyr_local.source.manifest"] == f"\\{digest}  caf\\xe9\\n.gguf\n"
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="these systems have no names that are no UTF-8")
+def test_a_checkpoint_whose_name_is_no_utf8(tmp_path: Path) -> None:
+    source = build_checkpoint(tmp_path / os.fsdecode(b"caf\xe9"), ModelShape(n_layers=1))
+    shard = os.fsdecode(b"model-\xe9.safetensors")
+    (source / "model.safetensors").rename(source / shard)
+    result = convert_checkpoint(source, tmp_path / "out.gguf", FileType.Q8_0)
+    assert r"model-\xe9.safetensors" in str(read_gguf(result.path).metadata["zephyr_local.source.manifest"])
+    "".join(result.notices).encode()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from tests.quantize.llama_quantize import choose_types
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.quantize.mixes import (
     MIX_ALONE,
@@ -15,7 +16,6 @@ from zephyr_local.quantize.mixes import (
     ModelFacts,
     TensorShape,
     choose_mix,
-    choose_types,
     fallback_type,
     file_order,
     may_quantize,
@@ -166,7 +166,7 @@ Q8, F16 = TensorType.Q8_0, TensorType.F16
         (FileType.Q4_K_M, MixOptions((("attn_v", Q8),), pure=True), "Q4_K", "Q4_K", "888"),
         (FileType.Q4_K_M, MixOptions(((".", Q8),)), "Q8_0", "Q8_0", "888"),
         (FileType.Q4_K_M, MixOptions((("1.attn_v", F16), (".", Q8))), "Q8_0", "Q8_0", "818"),
-        (FileType.Q4_K_M, MixOptions(((".", Q8), ("1.attn_v", F16))), "Q8_0", "Q8_0", "888"),
+        (FileType.Q4_K_M, MixOptions((("attn_v", Q8), ("attn_v|ffn_down", F16))), "Q6_K", "Q4_K", "888"),
         (FileType.Q4_K_M, MixOptions(((".", Q8),), TensorType.Q5_0, F16), "Q5_0", "F16", "888"),
         (FileType.Q4_K_M, MixOptions(((".", Q8),), leave_output_tensor=True), "BF16", "Q8_0", "888"),
         # the third that is counted is the finer one
@@ -232,7 +232,6 @@ def test_what_the_output_matrix_gets_and_should_have_had(
     kind, wanted = (TensorType[name] for name in chosen)
     found = next(tensor for tensor in mix if tensor.name == "output.weight")
     assert found == ChosenType("output.weight", kind, wanted)
-    assert found.fell_back == (kind is not wanted)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +255,8 @@ def test_options_that_contradict_each_other() -> None:
         (FileType.Q4_K_M, MixOptions((("attn_norm", Q8),)), False, "'attn_norm' for Q8_0 matches no tensor"),
         (FileType.Q4_K_M, MixOptions((("^output", Q8),), leave_output_tensor=True), False, "matches no tensor"),
         (FileType.Q4_K_M, MixOptions((("^output", Q8),)), True, "matches no tensor"),
+        (FileType.Q4_K_M, MixOptions((("attn", Q8), ("attn_v", F16))), False, "'attn_v' for F16 has no effect"),
+        (FileType.Q4_K_M, MixOptions((("^output", F16),), Q8), False, r"'\^output' for F16 has no effect"),
         (FileType.Q4_K_M, MixOptions(leave_output_tensor=True), True, "no effect: this model has no output.weight"),
         (FileType.Q4_K_M, MixOptions(output_tensor_type=Q8, pure=True), True, "has no output.weight"),
         (FileType.F16, MixOptions(output_tensor_type=Q8), True, "has no output.weight"),

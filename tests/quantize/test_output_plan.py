@@ -83,8 +83,11 @@ def test_the_name_of_a_part() -> None:
     [
         (np.ones(255, np.float32), r"has the shape \(255,\), and its rows have 256 weights"),
         (np.ones((1, 256), np.float32), r"has the shape \(1, 256\)"),
-        (np.full(256, np.nan, np.float32), "has a value that is not finite"),
-        (np.full(256, np.inf, np.float32), "has a value that is not finite"),
+        (np.full(256, np.nan, np.float32), "negative or not finite"),
+        (np.full(256, np.inf, np.float32), "negative or not finite"),
+        (np.full(256, -1, np.float32), "negative or not finite"),
+        (np.ones(256, np.float64), "no contiguous float32 array"),
+        (np.ones(512, np.float32)[::2], "no contiguous float32 array"),
     ],
 )
 def test_an_importance_matrix_of_something_else(
@@ -95,9 +98,13 @@ def test_an_importance_matrix_of_something_else(
         dry_run(checkpoint, [request])
 
 
-def test_an_importance_of_a_tensor_that_is_not_there_counts_for_nothing(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_importance_of_a_tensor_that_is_not_there_steers_the_mix_alone(checkpoint: Path, tmp_path: Path) -> None:
+    """As in llama.cpp, whose rules ask whether there is a matrix, and not for which tensors."""
     importance = {"blk.99.attn_q.weight": np.ones(3, np.float32)}
-    dry_run(checkpoint, [OutputRequest(tmp_path / "a.gguf", FileType.Q4_0, importance=importance)])
+    plain = OutputRequest(tmp_path / "plain.gguf", FileType.Q4_0)
+    steered = OutputRequest(tmp_path / "steered.gguf", FileType.Q4_0, importance=importance)
+    convert_model(checkpoint, [plain, steered])
+    assert plain.target.read_bytes() == steered.target.read_bytes()  # two layers: an eighth of them is none
 
 
 def test_a_mix_that_cannot_be_met_in_one_of_several(checkpoint: Path, tmp_path: Path) -> None:

@@ -144,11 +144,11 @@ def _same_order(file_type: str, first: FileDigest, other: FileDigest) -> bool:
     return file_type not in CONVERTER_TYPES or list(first.keys) == list(other.keys)
 
 
-def load_fixture() -> dict[str, CaseDigests]:
+def load_fixture(path: Path = FIXTURE) -> dict[str, CaseDigests]:
     """The reference's digests by case."""
-    if not FIXTURE.is_file():
+    if not path.is_file():
         return {}
-    cases = json.loads(FIXTURE.read_text(encoding="utf-8"))["cases"]
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
     return {name: CaseDigests.from_json(value) for name, value in cases.items()}
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -38,11 +37,6 @@ class AdapterCase(Case):
     rank: int = 8
     settings: Mapping[str, object] = field(default_factory=dict)
     """Entries of adapter_config.json."""
-
-    @property
-    def differences(self) -> Mapping[str, str]:
-        """All keys that are expected to differ, each with the reason."""
-        return self.noted
 
     def build(self, parent: Path) -> Path:
         """Write the adapter into the folder `parent` / name, its base beside it, and return the adapter's folder."""
@@ -92,14 +86,6 @@ CASES: tuple[AdapterCase, ...] = (
     AdapterCase("some-chat-7b-lora-v0.2", _ONE_LAYER, "F32", change=_model_card),
     AdapterCase("two-types", _ONE_LAYER, "F32", change=_two_types),
 )
-
-
-def load_fixture() -> dict[str, CaseDigests]:
-    """The reference's digests by case."""
-    if not FIXTURE.is_file():
-        return {}
-    cases = json.loads(FIXTURE.read_text(encoding="utf-8"))["cases"]
-    return {name: CaseDigests.from_json(value) for name, value in cases.items()}
 
 
 def make_case(case: AdapterCase, folder: Path, converter: ReferenceConverter) -> CaseDigests:

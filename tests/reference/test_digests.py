@@ -9,10 +9,11 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import pytest
 
 from tests.reference.cases import CASES, by_name
-from tests.reference.digests import MAKE, compare, digest_file, digest_inputs, load_fixture
+from tests.reference.digests import MAKE, OURS, compare, digest_file, digest_inputs, load_fixture
 from tests.reference.reference import converter_types_of, types_of
 from zephyr_local.convert.hf_to_gguf import convert_checkpoint
 from zephyr_local.quantize.types import FileType
@@ -50,8 +51,17 @@ def test_ours_equals_the_reference(name: str, tmp_path: Path) -> None:
     for file_type in compared_types(name):
         target = tmp_path / f"{file_type}.gguf"
         convert_checkpoint(checkpoint, target, FileType[file_type])
+        require_closed_list(target)
         lines += compare(case, file_type, digest_file(target), digests.files[file_type])
     assert not lines, "\n".join(lines)
+
+
+def require_closed_list(path: Path) -> None:
+    """Our own keys are the four that docs/design/conversion.md lists."""
+    found = {key: field.types for key, field in gguf.GGUFReader(path).fields.items() if key.startswith(OURS)}
+    string, u32 = [gguf.GGUFValueType.STRING], [gguf.GGUFValueType.UINT32]
+    always = {f"{OURS}{name}": string for name in ("version", "source.sha256", "source.manifest")}
+    assert found in (always, always | {f"{OURS}sliding_window": u32})
 
 
 def test_what_differs_is_named() -> None:

@@ -16,8 +16,11 @@ from benchmarks.reference.build import (
 )
 from tests.reference.cases import CASES, by_name
 from tests.reference.digests import CONVERTER_TYPES, compare, digest_file
+from tests.reference.make_adapter_digests import CASES as ADAPTERS
+from tests.reference.make_adapter_digests import AdapterCase, make_case
 from tests.reference.reference import convert_cases, converter_types_of, quantize, types_of
 from zephyr_local.convert.hf_to_gguf import convert_checkpoint
+from zephyr_local.convert.lora_gguf import convert_adapter
 from zephyr_local.quantize.types import FileType
 
 pytestmark = pytest.mark.slow
@@ -44,6 +47,21 @@ def tools() -> ReferenceTools:
         return reference_tools(FOLDER)
     except NotBuiltError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("case", ADAPTERS, ids=lambda case: case.name)
+def test_ours_equals_the_adapter_converters(case: AdapterCase, tmp_path: Path) -> None:
+    try:
+        theirs = make_case(case, tmp_path, reference_converter(FOLDER))
+    except NotBuiltError as error:
+        pytest.skip(str(error))
+    lines: list[str] = []
+    for file_type in CONVERTER_TYPES:
+        target = tmp_path / "ours" / f"{file_type}.gguf"
+        target.parent.mkdir(exist_ok=True)
+        convert_adapter(tmp_path / case.name, case.base(tmp_path), target, FileType[file_type])
+        lines += compare(case, file_type, digest_file(target), theirs.files[file_type])
+    assert not lines, "\n".join(lines)
 
 
 def differences(name: str, converted: Path, file_types: list[str], tmp_path: Path) -> list[str]:

@@ -41,7 +41,7 @@ def run_conversion(source: Path, flags: ConversionFlags, file_types: Sequence[Fi
         show_dry_run(dry_run(source, requests, flags.options()), as_json=flags.as_json)
         return
     in_folder = output_folder(flags.output, several=len(file_types) > 1)
-    with told_when_interrupted(), in_folder, progress_display() as update:
+    with told_when_interrupted([request.target for request in requests]), in_folder, progress_display() as update:
         results = convert_model(source, requests, flags.options(), update)
     show_notices(results[0])
     paths = [request.target.parent / result.path.name for request, result in zip(requests, results, strict=True)]
@@ -97,13 +97,23 @@ def output_folder(output: str | None, *, several: bool) -> Iterator[None]:
 
 
 @contextmanager
-def told_when_interrupted() -> Iterator[None]:
-    """Says on Ctrl+C that nothing was written."""
+def told_when_interrupted(outputs: Sequence[Path]) -> Iterator[None]:
+    """Says on Ctrl+C that nothing was written, if that is so: it may come when the files just got their names."""
+    before = [_identity(path) for path in outputs]
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("Interrupted; nothing was written.", err=True)
+        unchanged = before == [_identity(path) for path in outputs]
+        click.echo("Interrupted; nothing was written." if unchanged else "Interrupted at the very end.", err=True)
         raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _summary(paths: Sequence[Path], results: Sequence[ConvertResult]) -> str:

@@ -11,6 +11,7 @@ from zephyr_local.cli.conversion import output_folder, run_conversion, show_noti
 from zephyr_local.cli.conversion_options import ConversionFlags, conversion_options
 from zephyr_local.cli.quantize import TYPE_FLAGS as ALL_TYPES
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.repl.screen import visible
 
 if TYPE_CHECKING:
     from zephyr_local.quantize.types import FileType
@@ -57,13 +58,13 @@ def _convert_adapter(adapter: Path, flags: ConversionFlags, file_types: list[Fil
     if len(file_types) > 1:
         raise InvalidInputError(f"{len(file_types)} types are given for one adapter", "Give one of them")
     (target,) = targets(adapter, flags.output, file_types, ending="-LoRA")
-    with told_when_interrupted(), output_folder(flags.output, several=False):
+    with told_when_interrupted([target]), output_folder(flags.output, several=False):
         result = convert_adapter(
             adapter, adapter_base(adapter, flags.base), target, file_types[0], overwrite=flags.overwrite
         )
     show_notices(result)
     click.echo(
-        f"{result.path}: {result.size_bytes / 1e6:,.1f} MB, {result.n_tensors} tensors. "
+        f"{visible(str(target))}: {result.size_bytes / 1e6:,.1f} MB, {result.n_tensors} tensors. "
         "It is an adapter: give it to llama.cpp (--lora) beside its base model.",
         err=True,
     )

@@ -60,7 +60,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 )
 @click.option("--debug", is_flag=True, expose_value=False, help="Show Python's traceback when something fails.")
 def app() -> None:
-    """An aligned Mistral on your own laptop: chat with it offline, or make its GGUF from a checkpoint."""
+    """An aligned Mistral on your own laptop: chat with it offline, or make its GGUF from however it was saved."""
 
 
 def _report(problem: str) -> None:
