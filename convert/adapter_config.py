@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
-from zephyr_local.convert.model_config import Json, read_json
+from zephyr_local.convert.model_config import Json, read_json, shown
 from zephyr_local.errors import CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -24,10 +25,18 @@ MERGE_WITH_PEFT = (
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin")
 _CORRECT = f"Correct {ADAPTER_CONFIG}, or copy the adapter again"
 _MAX_RANK = 1 << 16
-_MAX_PATTERNS = 1 << 14
+_MAX_PATTERNS = 1 << 12  # more than a model of 512 layers has modules
 _MAX_PATTERN_LENGTH = 10_000
-_MAX_REPEATS = 6  # with so many `.*` a module's name is still matched in a fraction of a second
-_COSTLY = re.compile(r"\)[*+{]|\\[1-9]|\(\?P=")
+_MAX_NAME = 48  # characters; "model.layers.511.post_attention_layernorm" has 41
+_MAX_WAYS = 30_000_000  # under a second for the worst pattern and name; for what people write, far below a millisecond
+_SKIPPED_WORDS = 8  # that take the matcher as long as one way
+_PATTERN_PARTS = re.compile(
+    r"\((?:\?:)?(?P<words>\w+(?:\|\w+)*)\)|(?P<open>\((?!\?)|\(\?(?::|<?[=!]|>|P<\w+>))|(?P<close>\))|(?P<bar>\|)"
+    r"|(?P<strange>\(\?|\\[1-9])"
+    r"|(?P<many>(?:[*+]|\{\d*,?\d*\})[?+]?)|(?P<maybe>\?[?+]?)"
+    r"|\\.|\[\^?\]?(?:\\.|[^\\\]])*\]|.",
+    re.DOTALL,
+)
 _DEFAULT_TARGETS = ("q_proj", "v_proj")  # PEFT's for Llama and Mistral
 _ALL_LINEAR = "all-linear"
 _NOT_ALL_LINEAR = ("lm_head", "embed_tokens")
@@ -84,12 +93,14 @@ class AdapterConfig:
 
     def scaling(self, module: str) -> tuple[int, float]:
         """Rank of the adapter of a module such as "model.layers.0.self_attn.q_proj", and what scales its B·A."""
+        _require_short(module)
         rank = self.rank_pattern.get(_pattern_key(self.rank_pattern, module), self.rank)
         alpha = self.alpha_pattern.get(_pattern_key(self.alpha_pattern, module), self.alpha)
         return rank, alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def targets(self, module: str) -> bool:
         """Whether PEFT puts a LoRA on a linear or embedding module of this name (its check_target_module_exists)."""
+        _require_short(module)
         if self._excludes(module):
             return False
         wanted = self.target_modules
@@ -103,6 +114,7 @@ class AdapterConfig:
 
     def saves(self, module: str) -> bool:
         """Whether PEFT stores a module of this name anew and whole (modules_to_save; it compares ends of names)."""
+        _require_short(module)
         parts = module.split(".")
         outer = (".".join(parts[: n + 1]) for n in range(len(parts)))
         return any(name.endswith(self.modules_to_save) for name in outer)
@@ -114,10 +126,10 @@ class AdapterConfig:
                 return True
         elif module in excluded or _ends_with(module, excluded):
             return True
-        return any(_compiled(rf"(^|.*\.){name}($|\..*)").match(module) for name in self.modules_to_save)
+        return any(_compiled(_saved(name)).match(module) for name in self.modules_to_save)
 
     def _layer(self, module: str) -> int | None:
-        patterns = [rf"(?:^|.*?\.){name}\.(?P<idx>\d+)\." for name in self.layers_pattern]
+        patterns = [_numbered(name) for name in self.layers_pattern]
         for pattern in patterns or [r".*?\.[^.]*\.(?P<idx>\d+)\."]:
             if match := _compiled(pattern).match(module):
                 return int(match["idx"])
@@ -131,6 +143,16 @@ def is_adapter(folder: Path) -> bool:
     )
 
 
+def require_unambiguous(folder: Path) -> None:
+    """Refuses a folder with an adapter's configuration and a model: transformers would load the adapter as well."""
+    config = folder / ADAPTER_CONFIG
+    if config.is_file() and not is_adapter(folder):
+        raise CheckpointError(
+            f"{folder} holds both a model and an adapter ({ADAPTER_CONFIG})",
+            f"Move {ADAPTER_CONFIG} away to convert the model, or put the adapter into a folder of its own",
+        )
+
+
 def read_adapter_config(folder: Path) -> AdapterConfig:
     """Reads and checks `adapter_config.json`."""
     config = read_json(folder / ADAPTER_CONFIG)
@@ -141,9 +163,11 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         rank=_rank("r", config.get("r", 8)),
         alpha=_number("lora_alpha", config.get("lora_alpha", 8)),
         use_rslora=_flag(config, "use_rslora"),
-        rank_pattern={key: _rank(f"rank_pattern[{key!r}]", n) for key, n in _patterns(config, "rank_pattern").items()},
+        rank_pattern={
+            key: _rank(f"rank_pattern[{shown(key)}]", n) for key, n in _patterns(config, "rank_pattern").items()
+        },
         alpha_pattern={
-            key: _number(f"alpha_pattern[{key!r}]", n) for key, n in _patterns(config, "alpha_pattern").items()
+            key: _number(f"alpha_pattern[{shown(key)}]", n) for key, n in _patterns(config, "alpha_pattern").items()
         },
         target_modules=_DEFAULT_TARGETS if config.get("target_modules") is None else _names(config, "target_modules"),
         exclude_modules=_names(config, "exclude_modules"),
@@ -176,11 +200,11 @@ def _require_mergeable(config: Json) -> None:
 
 
 def _refused(key: str, value: object, why: str) -> CheckpointError:
-    return CheckpointError(f"{ADAPTER_CONFIG}: {key} is {repr(value)[:100]}, and {why}", MERGE_WITH_PEFT)
+    return CheckpointError(f"{ADAPTER_CONFIG}: {key} is {shown(value)}, and {why}", MERGE_WITH_PEFT)
 
 
 def _wrong(key: str, value: object, wanted: str) -> CheckpointError:
-    return CheckpointError(f"{ADAPTER_CONFIG}: {key} is {repr(value)[:100]}, not {wanted}", _CORRECT)
+    return CheckpointError(f"{ADAPTER_CONFIG}: {key} is {shown(value)}, not {wanted}", _CORRECT)
 
 
 def _rank(key: str, value: object) -> int:
@@ -213,8 +237,7 @@ def _patterns(config: Json, key: str) -> dict[str, object]:
     value = config.get(key) or {}
     if not isinstance(value, dict) or len(value) > _MAX_PATTERNS:
         raise _wrong(key, value, f"an object of at most {_MAX_PATTERNS} patterns")
-    for pattern in value:
-        _require_pattern(key, pattern)
+    _require_patterns(key, value, _ending)
     return value
 
 
@@ -229,18 +252,21 @@ def _names(config: Json, key: str) -> tuple[str, ...] | str:
     value = config.get(key)
     if not isinstance(value, str) or not value:
         return _list(config, key)
-    return _require_pattern(key, value)
+    _require_patterns(key, [value])
+    return value
 
 
 def _pattern_list(config: Json, key: str) -> tuple[str, ...]:
     value = config.get(key)
     names = (value,) if isinstance(value, str) and value else _list(config, key)
-    return tuple(_require_pattern(key, name) for name in names)
+    _require_patterns(key, names, _numbered)
+    return names
 
 
 def _saved_modules(config: Json) -> tuple[str, ...]:
     names = _list(config, "modules_to_save")
-    return tuple(_require_pattern("modules_to_save", name) for name in names)
+    _require_patterns("modules_to_save", names, _saved)
+    return names
 
 
 def _layers(config: Json) -> tuple[int, ...] | None:
@@ -251,32 +277,97 @@ def _layers(config: Json) -> tuple[int, ...] | None:
     return tuple(layers) or None
 
 
-def _require_pattern(key: str, pattern: str) -> str:
-    """The pattern, if it is a regular expression without the constructs that let Python's matcher run for ever.
-
-    These are repeated groups, references to groups and long rows of repetitions; no module's name needs them.
-    """
-    n_repeats = len(re.findall(r"[*+{]", pattern))
-    if len(pattern) > _MAX_PATTERN_LENGTH or n_repeats > _MAX_REPEATS or _COSTLY.search(pattern):
+def _require_short(module: str) -> None:
+    if len(module) > _MAX_NAME:
         raise CheckpointError(
-            f"{ADAPTER_CONFIG}: {key} holds a pattern that is too costly to match: {pattern[:100]!r}", MERGE_WITH_PEFT
+            f"the adapter has a module {shown(module)}, whose name has {len(module)} characters, above the limit of "
+            f"{_MAX_NAME}: no Llama or Mistral has such a module",
+            "Take an adapter for a model of text alone, or copy or download this one again",
         )
-    try:
-        _compiled(pattern)
-        _compiled(f"(?P<idx>)({pattern})")  # it will stand inside another pattern
-    except (re.error, RecursionError, OverflowError) as error:
-        raise _wrong(key, pattern, f"a regular expression ({error})") from error
-    return pattern
 
 
-@functools.lru_cache(maxsize=_MAX_PATTERNS)
+def _require_patterns(key: str, patterns: Iterable[str], framed: Callable[[str], str] = str) -> None:
+    """Refuses what is no regular expression, and patterns that Python's matcher could take for ever over.
+
+    `framed`: the pattern inside the one that it is matched in.
+    """
+    ways = 0.0
+    for pattern in patterns:
+        if len(pattern) <= _MAX_PATTERN_LENGTH:
+            try:
+                _compiled(pattern)
+                _compiled(f"(?P<idx>)({pattern})")  # its groups must not clash with those around it
+            except (re.error, RecursionError, OverflowError) as error:
+                raise _wrong(key, pattern, f"a regular expression ({error})") from error
+            ways += _ways(framed(pattern))
+        else:
+            ways = math.inf
+        if ways > _MAX_WAYS:
+            raise CheckpointError(
+                f"{ADAPTER_CONFIG}: {key} holds a pattern that is too costly to match: {shown(pattern)}",
+                MERGE_WITH_PEFT,
+            )
+
+
+def _ways(pattern: str) -> float:
+    """In how many ways the pattern may be laid over a name of _MAX_NAME characters, at most: what backtracking tries.
+
+    With r repeats one after the other there are C(_MAX_NAME + r, r) places for their ends; an optional part doubles
+    the ways, branches add up, and what follows each other multiplies. Of words that do not begin with one another, one
+    at most fits a place. Infinite for repeated groups, references to groups and flags, which no module's name needs.
+    """
+    outer: list[tuple[int, int, int, int]] = []
+    others, most = 0, 0  # the branches of this group that are through: ways without repeats, and most repeats
+    ways, repeats = 1, 0  # the branch that is being read
+    n_skipped = 0
+    before = None
+    for part in _PATTERN_PARTS.finditer(pattern):
+        kind = part.lastgroup
+        if kind == "strange" or (kind == "many" and before in ("close", "words")):
+            return math.inf
+        if kind == "words":
+            words = sorted(part["words"].split("|"))
+            n_skipped = max(n_skipped, len(words))
+            ways *= len(words) if any(b.startswith(a) for a, b in pairwise(words)) else 1
+        elif kind == "open":
+            outer.append((others, most, ways, repeats))
+            others, most, ways, repeats = 0, 0, 1, 0
+        elif kind == "close" and outer:
+            group_ways, group_repeats = others + ways, max(most, repeats)
+            others, most, ways, repeats = outer.pop()
+            ways, repeats = ways * group_ways, repeats + group_repeats
+        elif kind == "bar":
+            others, most, ways, repeats = others + ways, max(most, repeats), 1, 0
+        elif kind == "maybe":
+            ways *= 2
+        elif kind == "many":
+            repeats += 1
+        before = kind
+    repeats = max(most, repeats)
+    return (others + ways) * math.comb(_MAX_NAME + repeats, repeats) * (1 + n_skipped // _SKIPPED_WORDS)
+
+
+@functools.lru_cache(maxsize=1 << 16)
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
+def _ending(pattern: str) -> str:
+    """PEFT's get_pattern_key."""
+    return rf"(.*\.)?({pattern})$"
+
+
+def _saved(pattern: str) -> str:
+    return rf"(^|.*\.){pattern}($|\..*)"
+
+
+def _numbered(pattern: str) -> str:
+    return rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\."
+
+
 def _pattern_key(patterns: Mapping[str, object], module: str) -> str:
-    """The first pattern that the module's name, or its end after a dot, matches (PEFT's get_pattern_key)."""
-    return next((key for key in patterns if _compiled(rf"(.*\.)?({key})$").match(module)), module)
+    """The first pattern that the module's name, or its end after a dot, matches."""
+    return next((key for key in patterns if _compiled(_ending(key)).match(module)), module)
 
 
 def _ends_with(module: str, names: tuple[str, ...]) -> bool:

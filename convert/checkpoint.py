@@ -12,6 +12,7 @@ from zephyr_local.convert.safetensors_file import Shard, SourceType, StoredTenso
 from zephyr_local.convert.tensor_names import EMBEDDING, IGNORED_ENDINGS, OUTPUT, ExpectedTensor, expected_tensors
 from zephyr_local.convert.vocabulary import Vocabulary, read_vocabulary
 from zephyr_local.errors import CheckpointError
+from zephyr_local.gguf_check import MAX_TOKENS
 
 _SINGLE = "model.safetensors"
 _INDEX = f"{_SINGLE}.index.json"
@@ -98,7 +99,14 @@ def _located(
 def _adapted_config(config: ModelConfig, adapter: Adapter) -> ModelConfig:
     """The config of the merged model: an adapter may bring more tokens than its base has."""
     require_untied(adapter, tied=config.tie_word_embeddings)
-    return config if adapter.vocab_size is None else replace(config, vocab_size=adapter.vocab_size)
+    if adapter.vocab_size is None:
+        return config
+    if adapter.vocab_size > MAX_TOKENS:
+        raise CheckpointError(
+            f"the adapter gives its base {adapter.vocab_size} tokens, above the limit of {MAX_TOKENS}",
+            "Save, copy or download the adapter again",
+        )
+    return replace(config, vocab_size=adapter.vocab_size)
 
 
 def _require_other_name(adapter: Adapter, shards: tuple[Shard, ...]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zephyr_local.convert.adapter_config import is_adapter, read_adapter_config
+from zephyr_local.convert.adapter_config import is_adapter, read_adapter_config, require_unambiguous
 from zephyr_local.convert.checkpoint_source import CheckpointSource, open_checkpoint_source
 from zephyr_local.convert.hub_cache import find_base
 from zephyr_local.convert.lora import open_adapter
@@ -87,7 +87,8 @@ def convert_model(
 
     `source` is a checkpoint's folder, a PEFT adapter's folder, or a GGUF. Raises CheckpointError, ModelFileError,
     InvalidInputError or OutputError; then, and after KeyboardInterrupt or any exception of `on_progress`, whatever
-    stood at the targets is untouched and nothing else is left behind.
+    stood at the targets is there again and nothing else is left behind. (Where links cannot be made, as on FAT, of
+    several files one that has been replaced already stays new and complete.)
     """
     options = options or ConvertOptions()
     # Not normalised: where `link` is a link, the system's `link/..` is not the folder that the link stands in.
@@ -135,6 +136,8 @@ def dry_run(source: Path, requests: Sequence[OutputRequest], options: ConvertOpt
 
 def open_source(path: Path, options: ConvertOptions) -> Source:
     """Opens and checks the model at a path, whatever kind it is of."""
+    if path.is_dir():
+        require_unambiguous(path)
     if path.is_dir() and is_adapter(path):
         return open_checkpoint_source(adapter_base(path, options.base), open_adapter(path))
     if options.base is not None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import gguf
 
-from zephyr_local.convert.model_config import ModelConfig, read_json
+from zephyr_local.convert.model_config import MAX_JSON_BYTES, ModelConfig, read_json, require_readable, shown
 from zephyr_local.convert.vocabulary import Vocabulary
 from zephyr_local.errors import CheckpointError
 from zephyr_local.gguf_check import is_allowed_key
@@ -24,10 +24,16 @@ from zephyr_local.quantize.gguf_header import MetadataValue, ValueType
 from zephyr_local.quantize.provenance import PREFIX
 
 _SNAPSHOT = re.compile(r"[0-9a-f]{40}")
+_MORE_TEMPLATES = "additional_chat_templates/*.jinja"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.*", _MORE_TEMPLATES)
+_CARD_FILES = ("README.md", "generation_config.json", "config.json")
+_MAX_CARD_BYTES = 4 << 20  # reading YAML takes minutes for more
+_MAX_CARD_ENTRIES = 1 << 18
 SLIDING_WINDOW = f"{PREFIX}sliding_window"
 """Tokens that attention looked back over in the training, which llama.cpp's `llama` architecture has no key for."""
 _CODE_LLAMA_EOT = "\u2581<EOT>"  # llama.cpp's converter takes 32010 where there are 32016 tokens
 _LOCAL_BASE = re.compile(r"base_model:([a-z]+:)?(/|~|\.\.?/|[A-Za-z]:\\)")
+_LOCAL_URL = re.compile("https://huggingface.co//")
 _YARN_KEYS = {
     "extrapolation_factor": "add_rope_scaling_yarn_ext_factor",
     "attention_factor": "add_rope_scaling_yarn_attn_factor",
@@ -46,7 +52,8 @@ def checkpoint_name(folder: Path) -> str:
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.split("--")[-1]
     config = folder / "config.json"
-    name = str(read_json(config).get("_name_or_path") or "") if config.is_file() else ""
+    path = read_json(config).get("_name_or_path") if config.is_file() else None
+    name = path if isinstance(path, str) else ""
     return name.rstrip("/").split("/")[-1] or folder.name
 
 
@@ -73,10 +80,10 @@ def build_metadata(
     _model_keys(writer, config)
     try:
         _vocabulary_keys(writer, folders, vocabulary)
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError, OSError) as error:
         # what gguf-py's reader of these files raises where they are not as it expects
         raise CheckpointError(
-            f"tokenizer_config.json, tokenizer.json or config.json cannot be understood ({error!r})",
+            f"tokenizer_config.json, tokenizer.json, the chat template or config.json cannot be understood ({error!r})",
             "Take these files from the base model",
         ) from error
     values = _packed(writer, notices)
@@ -110,6 +117,9 @@ def _general_keys(folder: Path, weights: Path, n_weights: int, notices: list[str
     """The keys that describe the model; none of them steers it, so a damaged side file costs them and no more."""
     writer = gguf.GGUFWriter(path=None, arch="llama")
     try:
+        _require_readable({folder, weights}, _CARD_FILES)
+        for described in {folder, weights}:
+            _require_bounded_card(described)
         _general(folder, weights, n_weights).set_gguf_meta_model(writer)
     except Exception as error:  # gguf-py's readers of side files raise whatever the file makes them raise
         notices.append(f"README.md or generation_config.json cannot be understood ({error!r}); both are left out")
@@ -125,13 +135,15 @@ def _packable(key: str, entry: Any, notices: list[str]) -> MetadataValue | None:
     try:
         value = _value(entry)
         value.pack()
-    except (struct.error, TypeError, ValueError, IndexError, AttributeError) as error:
-        shown = str(entry.value)[:80]
+    except (struct.error, TypeError, ValueError, OverflowError, LookupError, AttributeError) as error:
         if key.startswith("general."):
-            notices.append(f"{key} is left out: its value {shown!r} cannot be stored ({error})")
+            notices.append(f"{key} is left out: its value {shown(entry.value)} cannot be stored ({error})")
             return None
+        files = "config.json"
+        if key.startswith("tokenizer."):
+            files = "tokenizer_config.json, tokenizer.json, added_tokens.json or the chat template, whichever holds it"
         raise CheckpointError(
-            f"the value of {key} is {shown!r}, which the GGUF cannot hold ({error})", "Correct it in config.json"
+            f"the value of {key} is {shown(entry.value)}, which the GGUF cannot hold ({error})", f"Correct {files}"
         ) from error
     if not is_allowed_key(key):  # a newer gguf-py may write keys that the runtime has no rule for
         notices.append(f"the key {key} is left out: zephyr-local does not know it")
@@ -186,11 +198,13 @@ def _general(folder: Path, weights: Path, n_weights: int) -> gguf.Metadata:
 def _forget_local_paths(metadata: gguf.Metadata) -> None:
     """PEFT's model cards name a base that lay in a folder by its path, which is nobody else's concern."""
     metadata.base_models = [
-        base
-        for base in metadata.base_models or []
-        if not str(base.get("repo_url") or "").startswith("https://huggingface.co//")
+        base for base in metadata.base_models or [] if not _begins(base.get("repo_url"), _LOCAL_URL)
     ] or None
-    metadata.tags = [tag for tag in metadata.tags or [] if not _LOCAL_BASE.match(str(tag))] or None
+    metadata.tags = [tag for tag in metadata.tags or [] if not _begins(tag, _LOCAL_BASE)] or None
+
+
+def _begins(value: object, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and pattern.match(value) is not None  # YAML's aliases make texts without end of lists
 
 
 def _name_after_repository(metadata: gguf.Metadata, folder: Path, n_weights: int) -> None:
@@ -208,6 +222,26 @@ def _name_after_repository(metadata: gguf.Metadata, folder: Path, n_weights: int
 
 def _title(name: str | None) -> str | None:
     return str(gguf.Metadata.id_to_title(name)) if name else name  # type: ignore[no-untyped-call]
+
+
+def _require_readable(folders: set[Path], names: tuple[str, ...]) -> None:
+    """gguf-py reads these files as a whole, whatever their size."""
+    for path in (path for folder in folders for name in names for path in folder.glob(name)):
+        if path.is_file():
+            require_readable(path, _MAX_CARD_BYTES if path.suffix == ".md" else MAX_JSON_BYTES)
+
+
+def _require_bounded_card(folder: Path) -> None:
+    """Refuses a model card whose aliases (YAML's `*name`) make more of it than gguf-py should write into its log."""
+    waiting: list[Any] = [gguf.Metadata.load_model_card(folder)]
+    for _ in range(_MAX_CARD_ENTRIES):
+        if not waiting:
+            return
+        if len(waiting) > _MAX_CARD_ENTRIES:
+            break
+        entry = waiting.pop()
+        waiting.extend(entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ())
+    raise CheckpointError(f"README.md has more than {_MAX_CARD_ENTRIES} entries", "Shorten what stands between its ---")
 
 
 def _model_keys(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
@@ -246,6 +280,7 @@ def _vocabulary_keys(writer: gguf.GGUFWriter, folders: ModelFolders, vocabulary:
         writer.add_add_space_prefix(vocabulary.add_space_prefix)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
+    _require_readable({folders.tokenizer, folders.weights}, _TOKENIZER_FILES)
     special = _SpecialVocab(folders.tokenizer, n_vocab=len(vocabulary.tokens))
     _fill_special(special, folders.tokenizer, vocabulary)
     if folders.weights != folders.tokenizer:  # ids that only config.json tells
@@ -257,6 +292,8 @@ def _vocabulary_keys(writer: gguf.GGUFWriter, folders: ModelFolders, vocabulary:
     writer.add_token_scores(vocabulary.scores)
     writer.add_token_types([int(kind) for kind in vocabulary.kinds])
     special.add_to_gguf(writer, quiet=True)
+    if (names := writer.kv_data[0].get(gguf.Keys.Tokenizer.CHAT_TEMPLATES)) is not None:
+        names.value.sort()  # gguf-py takes them from a set, whose order is another in each process
 
 
 def _fill_special(special: gguf.SpecialVocab, folder: Path, vocabulary: Vocabulary) -> None:
@@ -277,10 +314,15 @@ def _fill_special(special: gguf.SpecialVocab, folder: Path, vocabulary: Vocabula
     template = folder / "chat_template.jinja"
     if special.chat_template is None and template.is_file():  # gguf-py looks only beside a tokenizer_config.json
         special.chat_template = template.read_text(encoding="utf-8")
+    if isinstance(special.chat_template, list) and any(folder.glob(_MORE_TEMPLATES)):
+        special.chat_template.sort(key=lambda named: str(named.get("name")))  # a folder lists its files in no order
 
 
 def _value(entry: Any) -> MetadataValue:  # noqa: ANN401  (gguf-py's GGUFValue)
     kind = ValueType(entry.type)
+    for element in entry.value if kind is ValueType.ARRAY else [entry.value]:
+        if not isinstance(element, str | bytes | int | float):
+            raise TypeError(f"{shown(element)} is neither a text nor a number")
     if kind is not ValueType.ARRAY:
         return MetadataValue(kind, entry.value)
     values = [value.decode("utf-8") if isinstance(value, bytes) else value for value in entry.value]

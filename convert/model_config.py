@@ -7,15 +7,20 @@ which reads the file through them. A feature that the GGUF would silently lack i
 from __future__ import annotations
 
 import json
-import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from zephyr_local.errors import CheckpointError
+from zephyr_local.gguf_check import MAX_TOKENS
 
 Json = dict[str, Any]
+
+MAX_JSON_BYTES: Final = 64 << 20
+"""What is read of a side file. Mistral's tokenizer.json has 1.8 MB, one of 256,000 tokens some 20."""
 
 _ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}
 _DEFAULTS: dict[str, Json] = {
@@ -32,6 +37,11 @@ _DEFAULTS_OF_BOTH: Json = {
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS; llama.cpp aborts beyond
 _BASE_MODEL = "Convert a checkpoint of MistralForCausalLM or LlamaForCausalLM"
 _CORRECT = "Correct it, or take config.json from the base model"
+_DOWNLOAD_AGAIN = "Copy or download the file again"
+
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxlist, _short.maxstring, _short.maxother = 3, 4, 100, 100
+_MAX_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +75,41 @@ class ModelConfig:
     sliding_window: int | None = None  # tokens that attention looked back over in the training; None: all
 
 
+def shown(value: object) -> str:
+    """A value out of a file for a message: on one line, cut where it is long or deep."""
+    text = _short.repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+
+
+def require_readable(path: Path, max_bytes: int = MAX_JSON_BYTES) -> None:
+    """Refuses a side file that is too large to be read as a whole."""
+    try:
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if size_bytes > max_bytes:
+        raise CheckpointError(
+            f"{path.name} has {size_bytes} bytes, more than the {max_bytes} that are read", _DOWNLOAD_AGAIN
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be read: {error.strerror or error}", "Check that the file is there and may be read"
+    )
+
+
 def read_json(path: Path) -> Json:
-    """The JSON object in a file of the checkpoint."""
+    """The JSON object in a file of the checkpoint, which has at most MAX_JSON_BYTES."""
+    require_readable(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} is not valid JSON: {error}", "Copy or download the file again") from error
+        raise CheckpointError(f"{path.name} is not valid JSON: {error}", _DOWNLOAD_AGAIN) from error
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror or error}", "Check that the file is there and may be read"
-        ) from error
+        raise _unreadable(path, error) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} holds no JSON object", "Copy or download the file again")
+        raise CheckpointError(f"{path.name} holds no JSON object", _DOWNLOAD_AGAIN)
     return value
 
 
@@ -102,7 +135,7 @@ def read_config(folder: Path) -> ModelConfig:
     scaling, theta = _rope(config)
     return ModelConfig(
         architecture=architecture,
-        vocab_size=_count(config, "vocab_size", defaults),
+        vocab_size=_count(config, "vocab_size", defaults, most=MAX_TOKENS),
         hidden_size=hidden_size,
         ffn_size=_count(config, "intermediate_size", defaults),
         n_layers=_count(config, "num_hidden_layers", defaults, most=_MAX_LAYERS),
@@ -130,17 +163,16 @@ def _sliding_window(config: Json, architecture: str) -> int | None:
 
 def _architecture(config: Json) -> str:
     names = config.get("architectures")
-    if isinstance(names, list) and len(names) == 1 and names[0] in _ARCHITECTURES:
-        return str(names[0])
+    if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) and names[0] in _ARCHITECTURES:
+        return names[0]
     if not names:  # old checkpoints of the original conversion scripts
         for name, model_type in _ARCHITECTURES.items():
             if config.get("model_type") == model_type:
                 return name
-    shown = (
-        ", ".join(map(str, names)) if isinstance(names, list) and names else str(config.get("model_type", "not named"))
-    )
+    given = names if isinstance(names, list) and names else [config.get("model_type", "not named")]
+    named = ", ".join(name if isinstance(name, str) and name.isprintable() else shown(name) for name in given[:4])
     raise CheckpointError(
-        f"the architecture is {shown}; MistralForCausalLM and LlamaForCausalLM can be converted", _BASE_MODEL
+        f"the architecture is {named[:200]}; MistralForCausalLM and LlamaForCausalLM can be converted", _BASE_MODEL
     )
 
 
@@ -149,24 +181,26 @@ def _require_expressible(config: Json) -> None:
         quantization = config["quantization_config"]
         method = quantization.get("quant_method", "unnamed") if isinstance(quantization, dict) else "unnamed"
         raise CheckpointError(
-            f"the checkpoint is already quantized (quantization_config: {method})",
+            f"the checkpoint is already quantized (quantization_config: {shown(method)})",
             "Take the checkpoint in full precision (BF16, F16 or F32)",
         )
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             raise CheckpointError(f"config.json: {key} is true, and biases are not converted", _BASE_MODEL)
     if (act := config.get("hidden_act", "silu")) not in ("silu", "swish"):
-        raise CheckpointError(f"config.json: hidden_act is {act!r}, and llama.cpp computes silu", _BASE_MODEL)
+        raise CheckpointError(f"config.json: hidden_act is {shown(act)}, and llama.cpp computes silu", _BASE_MODEL)
     rotary = config.get("partial_rotary_factor", _rope_section(config).get("partial_rotary_factor"))
     if rotary not in (None, 1, 1.0):
-        raise CheckpointError(f"config.json: partial_rotary_factor is {rotary}, and only 1 is converted", _BASE_MODEL)
+        raise CheckpointError(
+            f"config.json: partial_rotary_factor is {shown(rotary)}, and only 1 is converted", _BASE_MODEL
+        )
 
 
 def _rope_section(config: Json) -> Json:
     """transformers 5's rope_parameters, or rope_scaling of those before it."""
     section = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(section, dict):
-        raise CheckpointError(f"config.json: the rope section is {section!r}, not an object", _CORRECT)
+        raise CheckpointError(f"config.json: the rope section is {shown(section)}, not an object", _CORRECT)
     return section
 
 
@@ -179,7 +213,7 @@ def _rope(config: Json) -> tuple[RopeScaling | None, float]:
         return None, theta
     if kind not in ("linear", "yarn"):
         raise CheckpointError(
-            f"config.json: the rope scaling {kind!r} is not converted; default, linear and yarn are",
+            f"config.json: the rope scaling {shown(kind)} is not converted; default, linear and yarn are",
             "Take a checkpoint without it: leaving it out would give wrong answers in long chats",
         )
     factor = _positive(section, "factor", None)
@@ -217,7 +251,7 @@ def _value(config: Mapping[str, Any], key: str, defaults: Mapping[str, Any]) -> 
 def _count(config: Mapping[str, Any], key: str, defaults: Mapping[str, Any], most: int = 1 << 24) -> int:
     value = _value(config, key, defaults)
     if type(value) is not int or not 1 <= value <= most:
-        raise CheckpointError(f"config.json: {key} is {value!r}, not a whole number from 1 to {most}", _CORRECT)
+        raise CheckpointError(f"config.json: {key} is {shown(value)}, not a whole number from 1 to {most}", _CORRECT)
     return value
 
 
@@ -225,6 +259,6 @@ def _positive(config: Mapping[str, Any], key: str, default: float | None) -> flo
     value = config.get(key)
     if value is None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise CheckpointError(f"config.json: {key} is {value!r}, not a number above 0", _CORRECT)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+        raise CheckpointError(f"config.json: {key} is {shown(value)}, not a number above 0", _CORRECT)
     return float(value)

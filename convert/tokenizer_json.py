@@ -26,7 +26,6 @@ from typing import Any
 from zephyr_local.convert.model_config import Json, read_json
 from zephyr_local.errors import CheckpointError
 
-_MAX_BYTES = 64 << 20  # Mistral's has 1.8 MB, a vocabulary of 256,000 tokens some 20
 _MAX_PIECE = 256  # characters; SentencePiece stops at 16 unless it is told otherwise
 _SPACE = "\u2581"
 _RUN_SCORE = -1e9
@@ -66,8 +65,6 @@ def read_tokenizer_json(path: Path, n_rows: int) -> JsonPieces:
     The schemes "first" and "always" and Prepend differ after special tokens and before a space of the text's own;
     tokenizer.model tells nothing of that, so both ways of reading a vocabulary give llama.cpp's default.
     """
-    if (size := path.stat().st_size) > _MAX_BYTES:
-        raise _refusal(f"has {size} bytes, more than the {_MAX_BYTES} that are read", _DAMAGED)
     document = read_json(path)
     model = document.get("model")
     if not isinstance(model, dict):

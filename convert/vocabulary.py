@@ -13,7 +13,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from zephyr_local.convert.model_config import ModelConfig, read_json
+from zephyr_local.convert.model_config import ModelConfig, read_json, require_readable, shown
 from zephyr_local.convert.tokenizer_json import read_tokenizer_json
 from zephyr_local.errors import CheckpointError
 
@@ -25,6 +25,8 @@ _PADDING_SCORE = -10000.0
 _SPM_SPACE = "\u2581"
 _UNIGRAM, _BPE = 1, 2
 _ALGORITHMS = {_UNIGRAM: "unigram", 3: "word", 4: "character"}
+_MAX_ID = (1 << 32) - 1
+_COPY_AGAIN = "Copy or download the file again"
 _FROM_BASE = "Copy tokenizer.model from the base model's folder into this one"
 
 
@@ -132,6 +134,7 @@ def _padded(texts: list[str], scores: list[float], kinds: list[TokenKind], n_tok
 def _read_sentencepiece(path: Path, n_tokens: int) -> Vocabulary:
     from sentencepiece import SentencePieceProcessor
 
+    require_readable(path)
     pieces = SentencePieceProcessor()
     try:
         serialized = path.read_bytes()
@@ -227,23 +230,25 @@ def _add_tokens(vocabulary: Vocabulary, folder: Path, tokenizer_config: dict[str
 def _decoder_tokens(decoder: object) -> Iterator[_AddedToken]:
     source = "added_tokens_decoder in tokenizer_config.json"
     if not isinstance(decoder, dict):
-        raise CheckpointError(f"{source} is no object", "Copy or download the file again")
+        raise CheckpointError(f"{source} is no object", _COPY_AGAIN)
     for key, entry in decoder.items():
-        if not str(key).isdecimal() or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise CheckpointError(f"{source} has the entry {key!r}: {entry!r}", "Copy or download the file again")
-        yield _AddedToken(int(key), entry["content"], bool(entry.get("special")), source)
+        is_id = key.isdecimal() and len(key) <= len(str(_MAX_ID))  # int() refuses some thousands of digits
+        if not is_id or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise CheckpointError(f"{source} has the entry {shown(key)}: {shown(entry)}", _COPY_AGAIN)
+        yield _AddedToken(_id(int(key), source), entry["content"], bool(entry.get("special")), source)
 
 
 def _tokenizer_json_tokens(folder: Path) -> Iterator[_AddedToken]:
     entries = _optional_json(folder / "tokenizer.json").get("added_tokens")
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and type(entry.get("id")) is int and isinstance(entry.get("content"), str):
-            yield _AddedToken(entry["id"], entry["content"], bool(entry.get("special")), "tokenizer.json")
+            token_id = _id(entry["id"], "tokenizer.json")
+            yield _AddedToken(token_id, entry["content"], bool(entry.get("special")), "tokenizer.json")
 
 
 def _id(value: object, source: str) -> int:
-    if type(value) is not int or value < 0:
-        raise CheckpointError(f"{source} has the token id {value!r}", "Copy or download the file again")
+    if type(value) is not int or not 0 <= value <= _MAX_ID:
+        raise CheckpointError(f"{source} has the token id {shown(value)}", _COPY_AGAIN)
     return value
 
 
@@ -251,7 +256,7 @@ def _add(vocabulary: Vocabulary, token: _AddedToken, *, plain: bool) -> None:
     if token.id >= len(vocabulary.tokens):
         # Llama-2's first repositories, and many models merged since, list a <pad> that has no row in the embedding.
         vocabulary.notices.append(
-            f"{token.source} has the token {token.text!r} with id {token.id}, past the "
+            f"{token.source} has the token {shown(token.text)} with id {token.id}, past the "
             f"{len(vocabulary.tokens)} rows of the embedding; it is left out"
         )
         return
@@ -296,7 +301,7 @@ def _require_match(vocabulary: Vocabulary, n_tokens: int) -> None:
             raise CheckpointError(f"token {i} is empty", _FROM_BASE)
         if text in seen:
             raise CheckpointError(
-                f"the tokens {seen[text]} and {i} are both {text!r}, which llama.cpp cannot load",
+                f"the tokens {seen[text]} and {i} are both {shown(text)}, which llama.cpp cannot load",
                 "Remove the added token that repeats another",
             )
         seen[text] = i

@@ -1,18 +1,10 @@
-"""A GGUF file that is whole or absent: temporary name, read-back, atomic rename.
-
-The temporary file is `<target>.<16 hex digits>.part` in the target's folder. While a process writes it, that process
-holds a lock on it, so a later run can tell a dead leftover from another run's work. What is replaced together with
-other files is kept as `<target>.<16 hex digits>.zephyr-old` while they get their names, so that all can be brought
-back.
-"""
+"""A GGUF file that is whole or absent: temporary name, read-back, atomic rename."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import re
-import secrets
 import shutil
 import threading
 import zlib
@@ -27,17 +19,8 @@ from zephyr_local.gguf_file import GGUFFile, read_gguf
 from zephyr_local.gguf_split import join
 from zephyr_local.quantize.encode import WrittenRange
 from zephyr_local.quantize.gguf_header import TensorPlace
+from zephyr_local.quantize.leftovers import WRITTEN, KeptFile, beside, bring_back, forget, identity_of, lock_written
 
-try:
-    import fcntl
-except ImportError:  # Windows: there an open file cannot be deleted, which serves as the lock
-    fcntl = None  # type: ignore[assignment]
-
-MARK = b"zephyr_local."
-"""What the first kilobytes of every file that we write contain: keys of ours."""
-
-_WRITTEN, _REPLACED = ".part", ".zephyr-old"
-_HEAD_BYTES = 1 << 16
 _READ_BYTES = 4 << 20
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 
@@ -51,9 +34,9 @@ def require_writable_target(target: Path, *, overwrite: bool) -> None:
     folder = target.parent
     if not folder.is_dir():
         raise OutputError(f"the folder {folder} does not exist", "Create it, or write somewhere else")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):  # it is also listed, for what a killed run left there
         raise OutputError(
-            f"the folder {folder} cannot be written to", "Change its permissions, or write somewhere else"
+            f"the folder {folder} cannot be read and written to", "Change its permissions, or write somewhere else"
         )
 
 
@@ -71,37 +54,6 @@ def _readable(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.2f} MB"
 
 
-def remove_dead_leftovers(target: Path) -> list[Path]:
-    """Deletes temporary files for this target that a killed run of ours left behind; returns their names.
-
-    A file that was being written counts as ours by its name and by our keys at its head (or by being empty: killed
-    before the first write), and as dead if nobody holds its lock. One that was being replaced has a name of its own.
-    """
-    stem = re.escape(target.name.removesuffix(".gguf"))  # also of runs that cut the model into other parts
-    pattern = re.compile(rf"{stem}(-\d{{5}}-of-\d{{5}})?(\.gguf)?\.[0-9a-f]{{16}}({_WRITTEN}|{_REPLACED})")
-    removed = []
-    for path in sorted(target.parent.iterdir()):
-        if pattern.fullmatch(path.name) and not path.is_symlink() and path.is_file():
-            with contextlib.suppress(OSError):
-                if _remove_if_dead(path):
-                    removed.append(path)
-    return removed
-
-
-def _remove_if_dead(path: Path) -> bool:
-    with path.open("rb") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its writer lives
-        head = b"" if path.name.endswith(_REPLACED) else file.read(_HEAD_BYTES)
-        if head and not (head.startswith(b"GGUF") and MARK in head):
-            return False
-        if fcntl is not None:
-            path.unlink()  # under the lock, so that a writer which has just created it notices
-            return True
-    path.unlink()
-    return True
-
-
 class OutputFile:
     """The temporary file on its way to becoming `target`; a context manager that leaves nothing behind but success."""
 
@@ -112,8 +64,6 @@ class OutputFile:
         self._path: Path | None = None
         self._fd = -1
         self._lock = threading.Lock()
-        self._old: Path | None = None  # what stood at the target, until all files of a run have their names
-        self._replaces = False
         self._identity = (0, 0)
 
     def __enter__(self) -> Self:
@@ -185,59 +135,23 @@ class OutputFile:
             self._close()
             _fsync_folder(self._target.parent)
 
-    def keep_old(self, *, hide: bool) -> None:
-        """Keeps what stands at the target, so that :meth:`undo` can bring it back; `hide`: under another name alone."""
-        if not self._overwrite or not os.path.lexists(self._target):
-            return
-        self._replaces = True
-        self._old = self._temporary_name(_REPLACED)
-        if hide or self._target.is_symlink():
-            with self._explained():
-                self._target.replace(self._old)
-            return
-        try:
-            os.link(self._target, self._old)  # the old file stays at its name until the new one takes it
-        except OSError:
-            self._old = None  # no hard links here (FAT, some network shares): it cannot be brought back
+    def kept(self, *, in_parts: bool) -> KeptFile:
+        """What keeps the old file; `in_parts`: this is one of several files of a model."""
+        return KeptFile(self._target, self._identity, in_parts=in_parts)
 
-    def undo(self) -> None:
-        """Takes back :meth:`keep_old` and :meth:`commit`, as far as they were done."""
-        with contextlib.suppress(OSError):
-            if self._old is not None:
-                self._old.replace(self._target)
-                self._old.unlink(missing_ok=True)  # still there where both names are links of one file
-                self._old = None
-            elif not self._replaces and _identity(self._target.lstat()) == self._identity:
-                self._target.unlink()
-
-    def forget_old(self) -> None:
-        """Deletes what :meth:`keep_old` kept."""
-        if self._old is not None:
-            with contextlib.suppress(OSError):
-                self._old.unlink()
-            self._old = None
-
-    def _temporary_name(self, ending: str) -> Path:
-        return self._target.with_name(f"{self._target.name}.{secrets.token_hex(8)}{ending}")
+    def keep_old(self, kept: KeptFile) -> None:
+        """Keeps the old file as far as this one may replace it."""
+        with self._explained():
+            kept.keep(overwrite=self._overwrite)
 
     def _create(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         while True:
-            self._path = self._temporary_name(_WRITTEN)
+            self._path = beside(self._target, WRITTEN)
             self._fd = os.open(self._path, flags, 0o666)
-            self._identity = _identity(os.fstat(self._fd))
-            if fcntl is None:
+            self._identity = identity_of(os.fstat(self._fd))
+            if lock_written(self._path, self._fd):
                 return
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._path.stat().st_ino == os.fstat(self._fd).st_ino:
-                    return
-            except (BlockingIOError, FileNotFoundError):
-                pass  # another run took it for a leftover in the instant before the lock
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-                    raise
-                return  # a file system without locks: leftovers stay there for the user to delete
             self._discard()
 
     def _write_some(self, offset: int, view: memoryview) -> int:
@@ -279,7 +193,8 @@ class OutputFile:
                 ) from None
             path.replace(self._target)
         else:
-            path.unlink()
+            with contextlib.suppress(OSError):  # it has its name, and the next run deletes the other
+                path.unlink()
 
     def _discard(self) -> None:
         self._close()
@@ -305,33 +220,28 @@ class OutputFile:
 def commit_together(models: Sequence[Sequence[OutputFile]]) -> None:
     """Gives all files of a run their names, of a model's parts the first one last.
 
-    Where one cannot get its name, and after KeyboardInterrupt, all names are again what they were. A run that is killed
-    here leaves each model old or complete, but for one in parts that replaces parts of the same names: that one may be
-    without its first part, and then no program opens it.
+    Where one cannot get its name, and after KeyboardInterrupt, all names are again what they were; but where links
+    cannot be made (FAT, some network shares), a file that has replaced another stays, new and complete: never to be
+    without either matters more. After a kill each model is old, complete, or in parts without the first one, which no
+    program opens; then :func:`zephyr_local.quantize.leftovers.settle_leftovers` makes it old or complete.
     """
     if sum(len(files) for files in models) == 1:
         models[0][0].commit()  # one step, in which nothing can be left undone
         return
-    named: list[OutputFile] = []
+    begun: list[list[KeptFile]] = []
     try:
         for files in models:
-            for output in files:
-                named.append(output)
-                # Parts of two runs must never be opened together: the old ones go, the first one first, and come back
-                # the first one last.
-                output.keep_old(hide=len(files) > 1)
+            begun.append([output.kept(in_parts=len(files) > 1) for output in files])
+            for output, kept in zip(files, begun[-1], strict=True):
+                output.keep_old(kept)
             for output in reversed(files):
                 output.commit()
     except BaseException:
-        for output in reversed(named):
-            output.undo()
+        for of_model in reversed(begun):
+            bring_back(of_model)
         raise
-    for output in named:
-        output.forget_old()
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
+    for of_model in begun:
+        forget(of_model)
 
 
 def _explain(error: OSError, target: Path) -> OutputError:
@@ -356,12 +266,12 @@ def _explain(error: OSError, target: Path) -> OutputError:
 def _fsync_folder(folder: Path) -> None:
     if os.name == "nt":  # folders cannot be opened there
         return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems refuse it
+    with contextlib.suppress(OSError):  # some network file systems refuse it; and what has its name has not failed
+        fd = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(fd)
-    finally:
-        os.close(fd)
+        finally:
+            os.close(fd)
 
 
 def require_loadable(paths: Sequence[Path], expected: Sequence[Sequence[TensorPlace]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Provenance:
     @property
     def manifest(self) -> str:
         """One line a file, as sha256sum writes and checks it."""
-        return "".join(f"{digest}  {name}\n" for name, digest in zip(self.names, self.digests, strict=True))
+        return "".join(_line(name, digest) for name, digest in zip(self.names, self.digests, strict=True))
 
     @property
     def sha256(self) -> str:
@@ -51,6 +52,17 @@ class Provenance:
             f"{PREFIX}version": text(zephyr_local.__version__),
             SOURCE_SHA256: text(self.sha256),
         }
+
+
+def _line(name: str, digest: str) -> str:
+    """A line that begins with a backslash has escapes in its name, as sha256sum's.
+
+    What is no UTF-8 in it becomes \\x.., which sha256sum writes as it is and a GGUF cannot hold.
+    """
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    escaped = os.fsencode(escaped).decode("utf-8", "backslashreplace")
+    mark = "" if escaped == name else "\\"
+    return f"{mark}{digest}  {escaped}\n"
 
 
 def with_provenance(metadata: Mapping[str, MetadataValue], provenance: Provenance) -> dict[str, MetadataValue]:

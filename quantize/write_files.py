@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from zephyr_local.errors import CheckpointError, ModelFileError, OutputError
 from zephyr_local.quantize.encode import Destination, WrittenRange, block_weights, encode_blocks
 from zephyr_local.quantize.gguf_output import (
     OutputFile,
     commit_together,
-    remove_dead_leftovers,
     require_free_space,
     require_loadable,
     require_writable_target,
 )
+from zephyr_local.quantize.leftovers import settle_leftovers
 from zephyr_local.quantize.mapped_file import FileHashes
 from zephyr_local.quantize.output_plan import Needs, OutputPlan, PlannedFile, needs
 from zephyr_local.quantize.progress import Reporter
 from zephyr_local.quantize.provenance import Provenance
 from zephyr_local.quantize.source import Block, Source
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class ConvertResult:
 def write_files(
     source: Source, plans: Sequence[OutputPlan], threads: int, reporter: Reporter, *, overwrite: bool
 ) -> list[ConvertResult]:
-    """Writes every file of the plans; in any failure nothing of them is left and what stood there is untouched.
+    """Writes every file of the plans; in any failure nothing of them is left and what stood there is there again.
 
     The files get their names one after the other when all are complete and checked, of parts the first one last.
     """
@@ -58,10 +63,10 @@ def write_files(
         _write_headers(files, outputs, Provenance.unknown(source.hashed))
         for output in outputs:
             output.reserve()
-        _require_loadable(source, plans, outputs)
+        _require_loadable(source, plans, [output.path for output in outputs])
         provenance, ranges = _stream(source, plans, outputs, threads, reporter)
         _verify(files, outputs, ranges, provenance, reporter)
-        _check_headers(plans, outputs)
+        _check_headers(plans, [output.path for output in outputs])
         commit_together(_by_plan(plans, outputs))
     elapsed_s = time.monotonic() - started
     return [_result(plan, source, provenance, elapsed_s) for plan in plans]
@@ -85,9 +90,11 @@ def _require_targets(source: Source, plans: Sequence[OutputPlan], *, overwrite: 
     for plan in plans:
         for file in plan.files:
             require_no_input(file.path, source.files)
-            require_writable_target(file.path, overwrite=overwrite)
     for plan in plans:
-        remove_dead_leftovers(plan.request.target)  # those of all its parts, too
+        settle_leftovers(plan.request.target)  # those of all its parts, too
+    for plan in plans:
+        for file in plan.files:
+            require_writable_target(file.path, overwrite=overwrite)
 
 
 def _require_room(needed: Needs) -> None:
@@ -113,10 +120,21 @@ def _write_headers(files: Sequence[PlannedFile], outputs: Sequence[OutputFile], 
         output.write_at(0, file.header(provenance))
 
 
-def _require_loadable(source: Source, plans: Sequence[OutputPlan], outputs: Sequence[OutputFile]) -> None:
+def require_loadable_plans(source: Source, plans: Sequence[OutputPlan]) -> None:
+    """Shows the planned headers to the runtime as :func:`write_files` does, in temporary files that are all hole."""
+    with tempfile.TemporaryDirectory(prefix="zephyr-local-") as folder:
+        paths = []
+        for number, file in enumerate(file for plan in plans for file in plan.files):
+            paths.append(Path(folder) / f"{number}.gguf")
+            paths[-1].write_bytes(file.header(Provenance.unknown(source.hashed)))
+            os.truncate(paths[-1], file.size_bytes)
+        _require_loadable(source, plans, paths)
+
+
+def _require_loadable(source: Source, plans: Sequence[OutputPlan], paths: Sequence[Path]) -> None:
     """Shows the headers to the runtime before the work: what it would refuse to load is better known now."""
     try:
-        _check_headers(plans, outputs)
+        _check_headers(plans, paths)
     except ModelFileError as error:
         problem = f"the converted model could not be loaded here: {error.problem.split(': ', 1)[-1]}"
         if any(path.name == "config.json" for path in source.files):
@@ -125,13 +143,13 @@ def _require_loadable(source: Source, plans: Sequence[OutputPlan], outputs: Sequ
         raise ModelFileError(problem, remedy) from error
 
 
-def _check_headers(plans: Sequence[OutputPlan], outputs: Sequence[OutputFile]) -> None:
-    for plan, of_plan in zip(plans, _by_plan(plans, outputs), strict=True):
-        require_loadable([output.path for output in of_plan], [file.places for file in plan.files])
+def _check_headers(plans: Sequence[OutputPlan], paths: Sequence[Path]) -> None:
+    for plan, of_plan in zip(plans, _by_plan(plans, paths), strict=True):
+        require_loadable(of_plan, [file.places for file in plan.files])
 
 
-def _by_plan(plans: Sequence[OutputPlan], outputs: Sequence[OutputFile]) -> list[list[OutputFile]]:
-    remaining = iter(outputs)
+def _by_plan(plans: Sequence[OutputPlan], of_files: Sequence[_T]) -> list[list[_T]]:
+    remaining = iter(of_files)
     return [[next(remaining) for _ in plan.files] for plan in plans]
 
 

@@ -19,7 +19,7 @@ from tests.checkpoint_builder import (
     pack_safetensors,
     read_tensors,
 )
-from zephyr_local.convert.adapter_config import is_adapter, read_adapter_config
+from zephyr_local.convert.adapter_config import is_adapter, read_adapter_config, require_unambiguous
 from zephyr_local.convert.lora import Adapter, LoraDelta, open_adapter, require_fits, rounded
 from zephyr_local.convert.safetensors_file import SourceType, StoredTensor
 from zephyr_local.errors import CheckpointError
@@ -327,15 +327,17 @@ def test_beginnings_that_changed_the_base_are_refused(tmp_path, init):
         open_adapter(folder)
 
 
-@pytest.mark.parametrize(
-    "pattern", ["(a+)+$", r"(\w|.)*x", "a{2}" * 9, ".*.*.*.*.*.*.*x", r"(a)\1", "(", "x" * 20_000, "a)|(b", "a(?i)"]
-)
-@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"])
-def test_patterns_that_no_module_name_needs_are_refused(tmp_path, key, pattern):
-    value = {pattern: 8} if key.endswith("_pattern") else pattern
-    folder = adapters.build_adapter(tmp_path, SHAPE, **{key: value})
-    with pytest.raises(CheckpointError, match=key):
-        open_adapter(folder)
+@pytest.mark.parametrize("weights", ["model.safetensors", "model-00001-of-00002.safetensors"])
+def test_an_adapter_and_a_model_in_one_folder(tmp_path, weights):
+    folder = adapters.build_adapter(tmp_path / "both", SHAPE)
+    require_unambiguous(folder)
+    (folder / weights).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="holds both a model and an adapter") as refused:
+        require_unambiguous(folder)
+    assert "adapter_config.json away" in refused.value.remedy
+    (folder / "adapter_config.json").unlink()
+    require_unambiguous(folder)
+    require_unambiguous(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(

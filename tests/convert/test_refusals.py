@@ -358,9 +358,6 @@ def _with_equal_scores(model: bytes) -> bytes:
     return bytes(out)
 
 
-# --- side files
-
-
 # --- the output
 
 

@@ -26,6 +26,7 @@ from zephyr_local.gguf_check import check_runnable
 from zephyr_local.gguf_split import read_model
 from zephyr_local.quantize import gguf_output
 from zephyr_local.quantize.gguf_output import OutputFile
+from zephyr_local.quantize.leftovers import settle_leftovers
 from zephyr_local.quantize.mapped_file import Bytes, MappedFile
 from zephyr_local.quantize.mixes import MixOptions
 from zephyr_local.quantize.types import FileType, TensorType
@@ -59,6 +60,15 @@ def requests_in(
         OutputRequest(folder / f"{file_type.name}.gguf", file_type, split_max_bytes=split_max_bytes)
         for file_type in types
     ]
+
+
+def with_nan(folder: Path) -> Path:
+    """A checkpoint of the same shapes that cannot be converted, as is found on the way."""
+    source = build_checkpoint(folder, dtype="F32")
+    tensors = read_tensors(source / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][1][500, 7] = np.nan
+    rewrite_tensors(source / "model.safetensors", tensors)
+    return source
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -360,8 +370,14 @@ def test_what_was_replaced_comes_back(
 def test_a_link_that_was_replaced_comes_back(checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (out.parent / "elsewhere").write_text("old")
     (out / "Q4_K_M.gguf").symlink_to(out.parent / "elsewhere")
+    broken = breaking_after(2, OSError(errno.EIO, "broken"))
+
+    def commit(self: OutputFile) -> None:
+        assert (out / "Q4_K_M.gguf").is_symlink()
+        broken(self)
+
     with monkeypatch.context() as patch:
-        patch.setattr(OutputFile, "commit", breaking_after(2, OSError(errno.EIO, "broken")))
+        patch.setattr(OutputFile, "commit", commit)
         with pytest.raises(OSError, match="broken"):
             convert_model(checkpoint, requests_in(out), REPLACE)
     assert (out / "Q4_K_M.gguf").readlink() == out.parent / "elsewhere"
@@ -421,15 +437,47 @@ def test_without_hard_links_each_file_is_old_or_complete(
 
 
 @posix
+@pytest.mark.parametrize("split", [None, 1_500_000], ids=["whole", "split"])
+def test_another_run_leaves_what_is_kept_alone(
+    checkpoint: Path, out: Path, split: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins, and so cleans, before each name; all the same everything comes back."""
+    requests = requests_in(out, split_max_bytes=split)
+    convert_model(checkpoint, requests)
+    old = {name: b"old " + name.encode() for name in contents(out)}
+    for name, text in old.items():
+        (out / name).write_bytes(text)
+    broken = breaking_after(len(old) - 1, OSError(errno.EIO, "broken"))
+
+    def commit(self: OutputFile) -> None:
+        before = contents(out)
+        for request in requests:
+            settle_leftovers(request.target)
+        assert contents(out) == before
+        broken(self)
+
+    monkeypatch.setattr(OutputFile, "commit", commit)
+    with pytest.raises(OSError, match="broken"):
+        convert_model(checkpoint, requests, REPLACE)
+    assert contents(out) == old
+
+
+@posix
+@pytest.mark.parametrize("overwrite", [True, False])
 @pytest.mark.parametrize("split", [0, 1_500_000], ids=["whole", "split"])
 @pytest.mark.parametrize("n_commits", [1, 2])
-def test_killed_between_two_names(checkpoint: Path, out: Path, n_commits: int, split: int) -> None:
-    """Every model that a program can open is old or complete, and the next run cleans up."""
+def test_killed_between_two_names(
+    checkpoint: Path, tmp_path: Path, out: Path, n_commits: int, split: int, overwrite: bool
+) -> None:
+    """Every model that a program can open is old or complete, and the next run cleans up, even if it fails."""
     requests = requests_in(out, split_max_bytes=split or None)
     results = convert_model(checkpoint, requests)
     new = contents(out)
+    old = {name: b"GGUF old zephyr_local. " + name.encode() for name in new}
     for name in new:
-        (out / name).write_bytes(b"GGUF old zephyr_local. " + name.encode())
+        (out / name).unlink()
+        if overwrite:
+            (out / name).write_bytes(old[name])
     done = run_child(
         """
         commit = OutputFile.commit
@@ -440,7 +488,8 @@ def test_killed_between_two_names(checkpoint: Path, out: Path, n_commits: int, s
             argument -= 1
             commit(self)
         OutputFile.commit = killed
-        convert_model(source, requests, ConvertOptions(threads=2, overwrite=True))
+        overwrite = any(out.iterdir())
+        convert_model(source, requests, ConvertOptions(threads=2, overwrite=overwrite))
         """,
         checkpoint,
         out,
@@ -450,8 +499,19 @@ def test_killed_between_two_names(checkpoint: Path, out: Path, n_commits: int, s
     assert done.returncode == 7, done.stderr
     for result in results:
         if result.path.exists():
-            old = [b"GGUF old" in path.read_bytes()[:20] for path in result.paths]
-            assert all(old) or not any(old)
+            are_old = [b"GGUF old" in path.read_bytes()[:20] for path in result.paths]
+            assert all(are_old) or not any(are_old)
+    not_to_convert = with_nan(tmp_path / "nan")
+    again = ConvertOptions(threads=2, overwrite=overwrite or not split)  # no name of new parts is taken any more
+    with pytest.raises(CheckpointError, match="holds nan"):
+        convert_model(not_to_convert, requests, again)
+    found = contents(out)
+    for result in results:
+        names = {path.name for path in result.paths}
+        whole = {name: found.pop(name) for name in names & found.keys()}
+        before = {name: old[name] for name in names} if overwrite else {}
+        assert whole in (before, {name: new[name] for name in names})
+    assert found == {}
     convert_model(checkpoint, requests, REPLACE)
     assert contents(out) == new
 

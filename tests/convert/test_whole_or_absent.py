@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from tests.checkpoint_builder import ModelShape, build_checkpoint
 from zephyr_local.convert.hf_to_gguf import ConvertOptions, Progress, convert_checkpoint
 from zephyr_local.errors import OutputError
 from zephyr_local.gguf_file import read_gguf
-from zephyr_local.quantize import gguf_output
+from zephyr_local.quantize import leftovers
+from zephyr_local.quantize.leftovers import settle_leftovers
 from zephyr_local.quantize.types import FileType
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
@@ -221,7 +224,6 @@ def test_a_checkpoint_that_shrinks_between_the_check_and_the_reading(checkpoint:
         ("model.gguf.0123456789abcdef.part", b"", True),
         ("model.gguf.0123456789abcdef.part", b"a download of someone else", False),
         ("model.gguf.0123456789abcdef.part", b"GGUF by someone else", False),
-        ("model.gguf.0123456789abcdef.zephyr-old", b"what was replaced", True),
         ("model-00001-of-00002.gguf.0123456789abcdef.part", b"GGUF....zephyr_local.version", True),
         ("model.gguf.part", b"GGUF....zephyr_local.version", False),
         ("other.gguf.0123456789abcdef.part", b"GGUF....zephyr_local.version", False),
@@ -229,8 +231,111 @@ def test_a_checkpoint_that_shrinks_between_the_check_and_the_reading(checkpoint:
 )
 def test_only_dead_files_of_ours_are_cleaned(tmp_path: Path, name: str, content: bytes, removed: bool) -> None:
     (tmp_path / name).write_bytes(content)
-    assert gguf_output.remove_dead_leftovers(tmp_path / "model.gguf") == ([tmp_path / name] if removed else [])
+    settle_leftovers(tmp_path / "model.gguf")
     assert (tmp_path / name).exists() != removed
+
+
+OLD, NONE = "0123456789abcdef.zephyr-old", "0123456789abcdef.zephyr-none"
+
+
+def part(number: int) -> str:
+    return f"model-{number:05d}-of-00003.gguf"
+
+
+def written(folder: Path, names: Iterable[str]) -> Path:
+    """A folder with these files, each of which contains its name; "link" ones are links to nothing."""
+    for name in names:
+        if "link" in name:
+            (folder / name).symlink_to(name)
+        else:
+            (folder / name).write_text(f"GGUF zephyr_local. {name}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # a file: it was replaced in one step, or is only kept
+        ([f"model.gguf.{OLD}"], {"model.gguf": f"model.gguf.{OLD}"}),
+        ([f"model.gguf.{OLD}", "model.gguf"], {"model.gguf": "model.gguf"}),
+        ([f"other.gguf.{OLD}"], {f"other.gguf.{OLD}": f"other.gguf.{OLD}"}),
+        (["model.gguf.zephyr-old"], {"model.gguf.zephyr-old": "model.gguf.zephyr-old"}),
+        # parts without the first one: all come back, over new ones or not
+        (
+            [f"{part(1)}.{OLD}", f"{part(2)}.{OLD}", part(2), part(3)],
+            {part(1): f"{part(1)}.{OLD}", part(2): f"{part(2)}.{OLD}", part(3): part(3)},
+        ),
+        ([f"{part(2)}.{OLD}", f"{part(1)}.{NONE}", f"{part(3)}.{NONE}", part(3)], {part(2): f"{part(2)}.{OLD}"}),
+        # parts with the first one
+        ([part(1), part(2), f"{part(1)}.{OLD}", f"{part(2)}.{NONE}"], {part(1): part(1), part(2): part(2)}),
+        # parts of another number are another model
+        (
+            [f"{part(1)}.{OLD}", "model-00001-of-00002.gguf", "model.gguf"],
+            {part(1): f"{part(1)}.{OLD}", **{name: name for name in ("model-00001-of-00002.gguf", "model.gguf")}},
+        ),
+    ],
+)
+def test_what_a_killed_run_kept(tmp_path: Path, before: list[str], after: dict[str, str]) -> None:
+    settle_leftovers(written(tmp_path, before) / "model.gguf")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        name: f"GGUF zephyr_local. {content}" for name, content in after.items()
+    }
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_kept_link_to_nothing(tmp_path: Path, exists: bool) -> None:
+    written(tmp_path, [f"link.gguf.{OLD}"] + ["link.gguf"] * exists)
+    settle_leftovers(tmp_path / "link.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["link.gguf"]
+    assert (tmp_path / "link.gguf").readlink() == Path("link.gguf" if exists else f"link.gguf.{OLD}")
+
+
+def test_a_file_of_someone_else_where_nothing_stood(tmp_path: Path) -> None:
+    written(tmp_path, [f"{part(2)}.{NONE}"])
+    (tmp_path / part(2)).write_text("of someone else")
+    settle_leftovers(tmp_path / "model.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == [part(2)]
+
+
+@pytest.mark.parametrize("held", [f"{part(1)}.{OLD}", f"{part(3)}.{OLD}", f"{part(2)}.0123456789abcdef.part"])
+@pytest.mark.parametrize("first_exists", [True, False])
+def test_what_a_living_run_holds_is_left_alone(tmp_path: Path, held: str, first_exists: bool) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    kept = [f"{part(number)}.{OLD}" for number in (1, 2, 3)]
+    new = [part(number) for number in (1, 2, 3) if number != 1 or first_exists]
+    before = sorted({*kept, *new, held})
+    written(tmp_path, before)
+    with (tmp_path / held).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        settle_leftovers(tmp_path / "model.gguf")
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+    settle_leftovers(tmp_path / "model.gguf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [part(1), part(2), part(3)]
+    assert (OLD in (tmp_path / part(3)).read_text()) != first_exists
+
+
+def test_a_folder_that_cannot_be_listed(checkpoint: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: not mode & os.R_OK)
+        with pytest.raises(OutputError, match="cannot be read and written to"):
+            convert_checkpoint(checkpoint, target, FileType.Q4_K_M, REPLACE)
+    require_untouched(target)
+
+
+def test_a_folder_that_cannot_be_opened_after_the_rename(
+    checkpoint: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system_open = os.open
+
+    def no_folders(path: Path, flags: int, mode: int = 0o777) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "no folders")
+        return system_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", no_folders)
+    convert_checkpoint(checkpoint, target, FileType.Q4_K_M, REPLACE)
+    monkeypatch.undo()
+    read_gguf(target)
 
 
 def test_without_pwrite_as_on_windows(checkpoint: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +343,6 @@ def test_without_pwrite_as_on_windows(checkpoint: Path, target: Path, monkeypatc
     expected = target.read_bytes()
     monkeypatch.delattr(os, "pwrite")
     monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    monkeypatch.setattr(gguf_output, "fcntl", None)
+    monkeypatch.setattr(leftovers, "fcntl", None)
     convert_checkpoint(checkpoint, target, FileType.Q4_K_M, REPLACE)
     assert target.read_bytes() == expected

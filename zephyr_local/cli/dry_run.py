@@ -23,7 +23,7 @@ def show_dry_run(found: DryRun, *, as_json: bool) -> None:
     for notice in found.notices:
         click.echo(f"note: {visible(notice)}", err=True)
     if as_json:
-        click.echo(json.dumps(_as_json(found), ensure_ascii=False))
+        click.echo(json.dumps(_as_json(found)))
         return
     _show_tensors(found.plans)
     for plan in found.plans:

@@ -25,7 +25,7 @@ def command(file: Path, as_json: bool) -> None:
     """
     gguf, verdict = read_with_verdict(file)
     if as_json:
-        click.echo(json.dumps(_as_json(gguf, verdict), ensure_ascii=False))
+        click.echo(json.dumps(_as_json(gguf, verdict)))
     else:
         _show(gguf, verdict)
 
