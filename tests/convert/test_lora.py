@@ -98,19 +98,7 @@ def require_equals_peft(
     return adapter
 
 
-CONFIGS = {
-    "plain": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
-    "rslora": {"r": 5, "lora_alpha": 7, "use_rslora": True, "target_modules": ["q_proj", "down_proj"]},
-    "patterns": {
-        "r": 4,
-        "lora_alpha": 3,
-        "target_modules": ["q_proj", "k_proj", "gate_proj"],
-        "rank_pattern": {"layers.1.self_attn.q_proj": 6, r".*\.0\..*gate_proj": 2, "k_proj": 1},
-        "alpha_pattern": {r"layers\.\d+\.mlp\.gate_proj": 9, "q_proj": 11},
-    },
-    "all linear": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
-    "output": {"r": 8, "lora_alpha": 3, "target_modules": ["lm_head", "o_proj"]},
-    "embedding": {"r": 8, "lora_alpha": 3, "target_modules": ["embed_tokens", "v_proj"]},
+CONFIGS = adapters.CONFIGS | {
     "whole modules": {"r": 8, "target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
 }
 

@@ -97,16 +97,7 @@ def logits(model: Path, adapter: Path | None = None) -> np.ndarray:
         opened.close()
 
 
-CONFIGS = {
-    "plain": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
-    "rslora": {"r": 5, "lora_alpha": 7, "use_rslora": True, "target_modules": ["q_proj", "down_proj"]},
-    "patterns": {
-        "r": 4,
-        "lora_alpha": 3,
-        "target_modules": ["q_proj", "k_proj", "gate_proj"],
-        "rank_pattern": {"layers.1.self_attn.q_proj": 6, "gate_proj": 2, "k_proj": 1},
-        "alpha_pattern": {"k_proj": 9, "layers.0.self_attn.q_proj": 11},
-    },
+CONFIGS = adapters.CONFIGS | {
     "patterns and rslora": {
         "r": 4,
         "lora_alpha": 3,
@@ -122,9 +113,6 @@ CONFIGS = {
         "alpha_pattern": {"v_proj": 4},
     },
     "negative": {"r": 4, "lora_alpha": -8, "target_modules": ["v_proj", "up_proj"]},
-    "all linear": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
-    "output": {"r": 8, "lora_alpha": 3, "target_modules": ["lm_head", "o_proj"]},
-    "embedding": {"r": 8, "lora_alpha": 3, "target_modules": ["embed_tokens", "v_proj"]},
 }
 
 
