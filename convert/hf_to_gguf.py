@@ -150,9 +150,11 @@ def open_source(path: Path, options: ConvertOptions) -> Source:
 
 
 def adapter_base(adapter: Path, base: Path | None) -> Path:
-    """The folder of an adapter's base: the given one, else the one that the adapter names, found on this machine."""
+    """The folder of an adapter's base: the given one, else the one that the adapter names; neither is downloaded."""
     if base is not None:
-        return base.absolute()
+        if base.exists() or base.is_absolute():
+            return base.absolute()
+        return find_base(str(base), None, adapter).absolute()
     config = read_adapter_config(adapter)
     if config.base_model is None:
         raise InvalidInputError(f"the adapter {adapter} does not name its base", "Give the base's folder with --base")

@@ -199,8 +199,8 @@ def _require_full_precision(tensors: Sequence[PlannedTensor]) -> None:
         stored = planned.tensor.stored
         if stored.is_quantized and planned.kind is not stored:
             raise InvalidInputError(
-                f"{planned.tensor.source_name} is already quantized ({stored.name}), and quantizing it again to "
-                f"{planned.kind.name} loses more than quantizing the original would",
+                f"{planned.tensor.source_name} is already quantized ({stored.name}), and making it "
+                f"{planned.kind.name} loses more than making that of the original would",
                 "Take the model in F32, F16 or BF16, or give --allow-requantize",
             )
 

@@ -167,6 +167,11 @@ class _Check:
             raise lone_part_error(self._gguf, place)
         # Then the architecture: for another one every later complaint would only confuse.
         self._check_rule("general.architecture", RULES["general.architecture"])
+        if self._gguf.text("general.type") == "adapter":
+            raise self._refused(
+                "it is an adapter, not a model",
+                "Merge it into its base: zephyr-local quantize with the adapter's folder",
+            )
         for key, rule in RULES.items():
             self._check_rule(key, rule)
         for key in self._gguf.metadata:

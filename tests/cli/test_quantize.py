@@ -37,7 +37,9 @@ def test_default_name_progress_and_summary(checkpoint: Path, tmp_path: Path):
     assert any(line.startswith("verify") for line in lines)
     assert len(lines) <= 2 * 11 + 3, "a line for each tenth of the two stages when piped, and the summary"
     assert "\x1b" not in done.stderr
-    assert lines[-2] == "Talk with it: zephyr-local chat zephyr-small-Q4_K_M.gguf --template zephyr"
+    template = checkpoint / "chat_template.jinja"
+    assert lines[-2] == f"Talk with it: zephyr-local chat zephyr-small-Q4_K_M.gguf --template {template}"
+    assert "its own chat template is not known here" in lines[-1]
     assert "bits a weight" in lines[-3]
 
 
@@ -151,7 +153,7 @@ def test_several_types_into_a_new_folder(checkpoint: Path, here: Path, capsys: p
     first, second, talk, _ = captured.err.splitlines()[-4:]
     assert first.startswith("new folder/zephyr-small-Q4_K_M.gguf: ")
     assert second.startswith("new folder/zephyr-small-Q8_0.gguf: ")
-    assert talk.endswith("zephyr-local chat 'new folder/zephyr-small-Q4_K_M.gguf' --template zephyr")
+    assert "zephyr-local chat 'new folder/zephyr-small-Q4_K_M.gguf' --template " in talk
     alone = here / "alone.gguf"
     assert quantize(checkpoint, "--q8_0", "-o", alone) == 0
     assert alone.read_bytes() == (here / "new folder" / "zephyr-small-Q8_0.gguf").read_bytes()
@@ -343,3 +345,19 @@ def test_what_ends_in_a_slash_is_a_folder(checkpoint: Path, here: Path):
     assert [path.name for path in (here / "new").iterdir()] == ["zephyr-small-Q8_0.gguf"]
     assert run(["quantize", str(checkpoint / "none"), "--q8_0", "-o", "gone/"]) == 1
     assert not (here / "gone").exists()
+
+
+def test_a_name_without_an_ending_is_a_folder(checkpoint: Path, here: Path):
+    assert quantize(checkpoint, "--q8_0", "-o", "models") == 0
+    assert quantize(checkpoint, "--q4_0", "--q5_0", "-o", "models") == 0
+    assert names(here / "models") == [f"zephyr-small-{kind}.gguf" for kind in ("Q4_0", "Q5_0", "Q8_0")]
+
+
+def test_which_template_to_give(here: Path, capsys: pytest.CaptureFixture[str]):
+    """The name says nothing, so a model without a template needs one; one with its own gets that file."""
+    folder = build_checkpoint(here / "foo")
+    (folder / "chat_template.jinja").unlink()
+    assert quantize(folder, "--q8_0") == 0
+    assert "--template zephyr\n(or --template FILE: it brings no chat template)" in capsys.readouterr().err
+    assert quantize(here / "foo-Q8_0.gguf", "--f16", "--allow-requantize") == 0
+    assert "--template zephyr\n" in capsys.readouterr().err

@@ -264,7 +264,7 @@ def test_quantizing_again_is_refused_unless_allowed(
     # the output matrix is Q6_K in all the others and stays so
     name, wanted = ("output.weight", "Q6_K") if stored is FileType.Q8_0 else ("token_embd.weight", "Q5_0")
     kind = stored.default_type.name
-    assert f"{name} is already quantized ({kind}), and quantizing it again to {wanted} loses" in str(caught.value)
+    assert f"{name} is already quantized ({kind}), and making it {wanted} loses" in str(caught.value)
     assert "--allow-requantize" in caught.value.remedy
     assert list(tmp_path.iterdir()) == []
 

@@ -45,7 +45,7 @@ def run_conversion(source: Path, flags: ConversionFlags, file_types: Sequence[Fi
         results = convert_model(source, requests, flags.options(), update)
     show_notices(results[0])
     paths = [request.target.parent / result.path.name for request, result in zip(requests, results, strict=True)]
-    click.echo(_summary(paths, results), err=True)
+    click.echo(_summary(paths, results, source), err=True)
 
 
 def show_notices(result: ConvertResult) -> None:
@@ -75,7 +75,7 @@ def _is_folder(output: str, *, several: bool) -> bool:
     path = Path(output)
     if path.exists() or output.endswith(("/", os.sep)):
         return not path.is_file()
-    return several and path.suffix != ".gguf"
+    return not path.suffix or (several and path.suffix != ".gguf")
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def _summary(paths: Sequence[Path], results: Sequence[ConvertResult]) -> str:
+def _summary(paths: Sequence[Path], results: Sequence[ConvertResult], source: Path) -> str:
     """`paths` are the results' as the user would write them."""
     lines = []
     for path, result in zip(paths, results, strict=True):
@@ -126,7 +126,14 @@ def _summary(paths: Sequence[Path], results: Sequence[ConvertResult]) -> str:
             f"{result.bits_per_weight:.2f} bits a weight, {result.elapsed_s:.1f} s."
         )
     lines.append(f"Talk with it: zephyr-local chat {visible(shlex.quote(str(paths[0])))}")
-    if verdict_on(read_model(paths[0])).template is None:
-        lines[-1] += " --template zephyr"
-        lines.append("(or --template FILE: it brings no chat template that is known here)")
+    gguf = read_model(paths[0])
+    if verdict_on(gguf).template is None:
+        own = source / "chat_template.jinja"
+        if "tokenizer.chat_template" in gguf.metadata:
+            file = shlex.quote(str(own)) if own.is_file() else "FILE"
+            lines[-1] += f" --template {visible(file)}"
+            lines.append("(its own chat template is not known here, and is run when you give it as a file)")
+        else:
+            lines[-1] += " --template zephyr"
+            lines.append("(or --template FILE: it brings no chat template)")
     return "\n".join(lines)

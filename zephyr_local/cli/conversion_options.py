@@ -141,7 +141,7 @@ _OPTIONS: tuple[Option, ...] = (
         "-o",
         type=click.Path(),
         metavar="PATH",
-        help="The file to write, or a folder; else <name>-<TYPE>.gguf in the current folder.",
+        help="The .gguf file to write, or a folder; else <name>-<TYPE>.gguf in the current folder.",
     ),
     click.option(
         "--base",

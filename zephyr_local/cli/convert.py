@@ -50,6 +50,7 @@ def command(source: Path | None, flags: ConversionFlags) -> None:
 
 
 def _convert_adapter(adapter: Path, flags: ConversionFlags, file_types: list[FileType]) -> None:
+    from zephyr_local.convert.adapter_config import is_adapter
     from zephyr_local.convert.hf_to_gguf import adapter_base
     from zephyr_local.convert.lora_gguf import convert_adapter
 
@@ -57,6 +58,11 @@ def _convert_adapter(adapter: Path, flags: ConversionFlags, file_types: list[Fil
         raise InvalidInputError(f"{', '.join(unused)} cannot be used with --lora", "Leave it out")
     if len(file_types) > 1:
         raise InvalidInputError(f"{len(file_types)} types are given for one adapter", "Give one of them")
+    if not is_adapter(adapter):
+        raise InvalidInputError(
+            f"{adapter} is not an adapter's folder (adapter_config.json, adapter_model.safetensors)",
+            "Give the folder that save_pretrained of peft wrote, or a model as SOURCE without --lora",
+        )
     (target,) = targets(adapter, flags.output, file_types, ending="-LoRA")
     with told_when_interrupted([target]), output_folder(flags.output, several=False):
         result = convert_adapter(

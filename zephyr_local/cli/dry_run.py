@@ -36,7 +36,10 @@ def show_dry_run(found: DryRun, *, as_json: bool) -> None:
                 f"  {tensor.tensor.name} becomes {tensor.kind.name}: its rows of {tensor.tensor.n_columns} weights "
                 f"are no whole number of {tensor.wanted.name}'s blocks of {tensor.wanted.block_weights}"
             )
-    click.echo(f"\nPeak memory: at most {_readable(found.needs.peak_memory_bytes)} besides mapped pages")
+    click.echo(
+        f"\nPeak memory: at most {_readable(found.needs.peak_memory_bytes)}, besides file cache that the "
+        "system takes back when it needs it"
+    )
     for folder, needed in found.needs.disk_bytes.items():
         click.echo(f"Disk: {_readable(needed)} needed in {visible(str(folder))}, {_free(found, folder)}")
 
