@@ -56,6 +56,14 @@ class CheckpointSource:
         config = self.checkpoint.config
         return ModelFacts(config.n_layers, config.n_heads, config.n_kv_heads)
 
+    def merge_bytes(self, block_weights: int) -> int:
+        """A block's product and its rounding, and a factor with what widens it."""
+        if self.checkpoint.adapter is None:
+            return 0
+        deltas = self.checkpoint.adapter.deltas.values()
+        factor = max((delta.widened_weights for delta in deltas), default=0)
+        return block_weights * (4 + 2 + 8) + factor * (4 + 4)
+
     def read_blocks(self, max_weights: int, hashes: FileHashes) -> Iterator[Block]:
         """Every block of every tensor, in the order of the shards' bytes."""
         found, adapter = self.checkpoint.tensors, self.checkpoint.adapter

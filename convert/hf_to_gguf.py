@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zephyr_local.convert.adapter_config import is_adapter, read_adapter_config, require_unambiguous
-from zephyr_local.convert.checkpoint_source import CheckpointSource, open_checkpoint_source
+from zephyr_local.convert.checkpoint_source import open_checkpoint_source
 from zephyr_local.convert.hub_cache import find_base
 from zephyr_local.convert.lora import open_adapter
 from zephyr_local.convert.metadata import checkpoint_name
@@ -21,7 +21,7 @@ from zephyr_local.hardware import usable_cores
 from zephyr_local.quantize.gguf_output import require_writable_target
 from zephyr_local.quantize.gguf_source import model_name, open_gguf
 from zephyr_local.quantize.kernels import ggml
-from zephyr_local.quantize.output_plan import Needs, OutputPlan, OutputRequest, largest_block, needs, plan_outputs
+from zephyr_local.quantize.output_plan import Needs, OutputPlan, OutputRequest, needs, plan_outputs
 from zephyr_local.quantize.progress import OnProgress, Progress, Reporter
 from zephyr_local.quantize.source import Source
 from zephyr_local.quantize.types import FileType, TensorType
@@ -128,10 +128,7 @@ def dry_run(source: Path, requests: Sequence[OutputRequest], options: ConvertOpt
     requests = [replace(request, target=Path(request.target).absolute()) for request in requests]
     plans = plan_outputs(opened, requests, allow_requantize=options.allow_requantize)
     require_loadable_plans(opened, plans)
-    threads = options.threads or usable_cores()
-    found = needs(opened, plans, threads)
-    peak = found.peak_memory_bytes + _merge_bytes(opened, threads)
-    return DryRun(tuple(plans), replace(found, peak_memory_bytes=peak), opened.notices)
+    return DryRun(tuple(plans), needs(opened, plans, options.threads or usable_cores()), opened.notices)
 
 
 def open_source(path: Path, options: ConvertOptions) -> Source:
@@ -171,15 +168,6 @@ def stored_file_type(path: Path, options: ConvertOptions | None = None) -> FileT
     if stored.is_quantized:
         raise InvalidInputError(f"{path} is quantized ({stored.name})", "Say which type to write")
     return FileType[stored.name]
-
-
-def _merge_bytes(source: Source, threads: int) -> int:
-    """What the merge of an adapter holds besides: on each thread a block's product and its rounding, and a factor."""
-    if not isinstance(source, CheckpointSource) or source.checkpoint.adapter is None:
-        return 0
-    deltas = source.checkpoint.adapter.deltas.values()
-    factor = max((delta.widened_weights for delta in deltas), default=0)
-    return threads * (largest_block(source, threads) * (4 + 2 + 8) + factor * (4 + 4))
 
 
 def _may_be_gguf(path: Path) -> bool:

@@ -70,6 +70,10 @@ class GGUFSource:
         """Their names."""
         return tuple(part.path.name for part in self.model.files)
 
+    def merge_bytes(self, block_weights: int) -> int:
+        """Nothing is merged."""
+        return 0
+
     def read_blocks(self, max_weights: int, hashes: FileHashes) -> Iterator[Block]:
         """Every block of every tensor, part by part, in the order of its bytes."""
         tensors = {tensor.name: tensor for tensor in self.tensors}

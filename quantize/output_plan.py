@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,19 +75,14 @@ class PlannedFile:
     path: Path
     metadata: Mapping[str, MetadataValue]
     places: tuple[TensorPlace, ...]  # in the order of the file
-    hashed: tuple[str, ...]
     is_first: bool  # of its parts; only the first one has the model's keys
+    data_begin: int  # bytes from the start of the file to the tensors' data
 
     def header(self, provenance: Provenance) -> bytes:
         """Its length does not depend on the digests."""
         if self.is_first:
             return pack_header(with_provenance(self.metadata, provenance), self.places)
         return pack_header(provenance.part_keys() | dict(self.metadata), self.places)
-
-    @property
-    def data_begin(self) -> int:
-        """Bytes from the start of the file to the tensors' data."""
-        return len(self.header(Provenance.unknown(self.hashed)))
 
     @property
     def size_bytes(self) -> int:
@@ -162,17 +157,19 @@ def _plan(source: Source, request: OutputRequest, *, allow_requantize: bool) -> 
             f"the model would be cut into {len(parts)} parts, above the limit of {MAX_PARTS}",
             "Give a larger --split-max-size",
         )
-    files = tuple(
-        PlannedFile(
+    unknown = Provenance.unknown(source.hashed)
+    files = []
+    for i, part in enumerate(parts):
+        file = PlannedFile(
             path=request.target if len(parts) == 1 else part_path(request.target, i, len(parts)),
             metadata=_part_metadata(metadata, i, len(parts), len(tensors)),
             places=tuple(place_tensors((t.tensor.name, t.tensor.shape, t.kind) for t in part)),
-            hashed=source.hashed,
             is_first=i == 0,
+            data_begin=0,
         )
-        for i, part in enumerate(parts)
-    )
-    return OutputPlan(request, tensors, files)
+        # Packed once to be measured: with a whole vocabulary in it, that takes its time.
+        files.append(replace(file, data_begin=len(file.header(unknown))))
+    return OutputPlan(request, tensors, tuple(files))
 
 
 def _require_importance_fits(tensors: Mapping[str, SourceTensor], request: OutputRequest) -> None:
@@ -245,13 +242,20 @@ def _part_metadata(
 
 def needs(source: Source, plans: Sequence[OutputPlan], threads: int) -> Needs:
     """Memory and disk for writing the plans with so many encoder threads."""
+    disk = disk_bytes(plans)
+    largest = largest_block(source, threads)
+    peak = peak_memory_bytes(threads, largest, source.tensors, len(plans)) + threads * source.merge_bytes(largest)
+    free = {folder: shutil.disk_usage(_existing(folder)).free for folder in disk}
+    return Needs(peak, disk, free)
+
+
+def disk_bytes(plans: Sequence[OutputPlan]) -> dict[Path, int]:
+    """Bytes that the plans write, by folder."""
     disk: dict[Path, int] = {}
     for plan in plans:
         for file in plan.files:
             disk[file.path.parent] = disk.get(file.path.parent, 0) + file.size_bytes
-    peak = peak_memory_bytes(threads, largest_block(source, threads), source.tensors, len(plans))
-    free = {folder: shutil.disk_usage(_existing(folder)).free for folder in disk}
-    return Needs(peak, disk, free)
+    return disk
 
 
 def largest_block(source: Source, threads: int) -> int:

@@ -89,5 +89,8 @@ class Source(Protocol):
     def notices(self) -> tuple[str, ...]:
         """Lines for the user about what of the source was left out."""
 
+    def merge_bytes(self, block_weights: int) -> int:
+        """What loading a block of so many weights holds besides its rows, on one thread: an adapter's merge."""
+
     def read_blocks(self, max_weights: int, hashes: FileHashes) -> Iterator[Block]:
         """Every block of every tensor, in the order of the files' bytes, each byte hashed as it passes."""

@@ -52,14 +52,6 @@ class TensorType(Enum):
         return n_weights // self.block_weights * self.block_bytes
 
     @classmethod
-    def from_ggml(cls, ggml_id: int) -> TensorType:
-        """The type with ggml's number."""
-        for member in cls:
-            if member.ggml_id == ggml_id:
-                return member
-        raise ValueError(f"ggml type {ggml_id} is none of {[member.name for member in cls]}")
-
-    @classmethod
     def parse(cls, text: str) -> TensorType:
         """The member of that name, in any case, with `-` or `_`: ``TensorType.parse("q6_k")``."""
         member = cls.__members__.get(_as_member_name(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from zephyr_local.quantize.gguf_output import (
 )
 from zephyr_local.quantize.leftovers import settle_leftovers
 from zephyr_local.quantize.mapped_file import FileHashes
-from zephyr_local.quantize.output_plan import Needs, OutputPlan, PlannedFile, needs
+from zephyr_local.quantize.output_plan import OutputPlan, PlannedFile, disk_bytes
 from zephyr_local.quantize.progress import Reporter
 from zephyr_local.quantize.provenance import Provenance
 from zephyr_local.quantize.source import Block, Source
@@ -57,7 +57,7 @@ def write_files(
     started = time.monotonic()
     files = [file for plan in plans for file in plan.files]
     _require_targets(source, plans, overwrite=overwrite)
-    _require_room(needs(source, plans, threads))
+    _require_room(disk_bytes(plans))
     with ExitStack() as stack:
         outputs = [stack.enter_context(OutputFile(file.path, file.size_bytes, overwrite=overwrite)) for file in files]
         _write_headers(files, outputs, Provenance.unknown(source.hashed))
@@ -97,10 +97,10 @@ def _require_targets(source: Source, plans: Sequence[OutputPlan], *, overwrite: 
             require_writable_target(file.path, overwrite=overwrite)
 
 
-def _require_room(needed: Needs) -> None:
+def _require_room(needed: Mapping[Path, int]) -> None:
     """Folders on one disk share its space."""
     together: dict[int, int] = {}
-    for folder, size_bytes in needed.disk_bytes.items():
+    for folder, size_bytes in needed.items():
         device = folder.stat().st_dev
         together[device] = together.get(device, 0) + size_bytes
         require_free_space(folder, together[device])

@@ -57,13 +57,13 @@ def tensors(path: Path) -> list[tuple[str, str, list[int], bytes]]:
 
 def tensor_types(path: Path) -> dict[str, TensorType]:
     """Every tensor's type, in the file's order."""
-    return {t.name: TensorType.from_ggml(t.tensor_type) for t in gguf.GGUFReader(path).tensors}
+    return {t.name: TensorType[t.tensor_type.name] for t in gguf.GGUFReader(path).tensors}
 
 
 def tensor_shapes(path: Path) -> list[TensorShape]:
     """What the rules need to know of every tensor of a GGUF; gguf-py gives shapes from the columns on."""
     return [
-        TensorShape(t.name, tuple(int(n) for n in reversed(t.shape)), TensorType.from_ggml(t.tensor_type))
+        TensorShape(t.name, tuple(int(n) for n in reversed(t.shape)), TensorType[t.tensor_type.name])
         for t in gguf.GGUFReader(path).tensors
     ]
 

@@ -384,12 +384,12 @@ def test_the_bytes_with_importance_are_llama_quantizes(file_type: FileType, sour
     sources = {tensor.name: tensor for tensor in gguf.GGUFReader(model).tensors}
     changed = 0
     for found in gguf.GGUFReader(target).tensors:
-        kind = TensorType.from_ggml(found.tensor_type)
+        kind = TensorType[found.tensor_type.name]
         if not kind.is_quantized:
             continue
         stored = sources[found.name]
         raw = np.ascontiguousarray(stored.data).view(np.uint8).reshape(-1)
-        rows = ggml.decode(TensorType.from_ggml(stored.tensor_type), raw, int(stored.shape[0]))
+        rows = ggml.decode(TensorType[stored.tensor_type.name], raw, int(stored.shape[0]))
         theirs = found.data.tobytes()
         assert ggml.encode(kind, rows, importance.get(found.name)).tobytes() == theirs, found.name
         changed += ggml.encode(kind, rows).tobytes() != theirs
