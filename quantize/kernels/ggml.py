@@ -89,6 +89,13 @@ def prepare() -> None:
     _library()
 
 
+def library_identity() -> str:
+    """A text that changes when another build of the library takes this one's place."""
+    path = _library_path()
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
 def encode(
     kind: TensorType, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
 ) -> NDArray[np.uint8]:

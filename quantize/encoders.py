@@ -1,0 +1,206 @@
+"""Which code encodes: our numba kernels, a torch device, or ggml; settled once before a conversion begins.
+
+By default every encoder gives ggml's bytes: the kernels are compared with ggml's on a probe before they serve, and
+where they differ, or numba is not installed, ggml's own serve instead. docs/design/encoders.md tells the whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zephyr_local.errors import EngineError, InvalidInputError
+from zephyr_local.quantize.kernels import ggml
+from zephyr_local.quantize.kernels.self_check import (
+    EncodeKind,
+    ProbeResults,
+    betters_ggml,
+    gives_ggml_bytes,
+    relative_error_difference,
+)
+from zephyr_local.quantize.types import TensorType
+
+_LOGGER: Final = logging.getLogger("zephyr_local.quantize")
+
+Encode = Callable[[TensorType, NDArray[np.float32], NDArray[np.float32] | None], NDArray[np.uint8]]
+"""Encodes float32 rows, (n_rows, n_columns), with an importance for each column or none; called by several threads."""
+
+KERNEL_KINDS: Final = frozenset(
+    {TensorType.Q4_K, TensorType.Q5_K, TensorType.Q6_K, TensorType.Q3_K, TensorType.Q2_K, TensorType.Q8_0}
+)
+"""What our kernels encode; every other type is ggml's in any case."""
+THOROUGH_KINDS: Final = frozenset({TensorType.Q4_K, TensorType.Q5_K, TensorType.Q6_K})
+"""What the thorough search betters; it leaves every other type as it is."""
+
+_INSTALL: Final = 'pip install "zephyr-local[fast]"'
+_LARGEST_DIFFERENCE: Final = 1e-6  # of an accelerator's squared error from ggml's, where its bytes differ
+
+
+class Search(StrEnum):
+    """How hard the scales of Q4_K, Q5_K and Q6_K are searched."""
+
+    GGML = "ggml"
+    """As ggml does: the bytes are ggml's."""
+    THOROUGH = "thorough"
+    """Further: another choice of the same numbers, with a smaller error, never a larger one."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOptions:
+    """What a person may choose of the encoders."""
+
+    search: Search = Search.GGML
+    device: str = "cpu"
+    """`cpu`, or a torch device such as `cuda` or `cuda:1`."""
+
+    def __post_init__(self) -> None:
+        if self.search is Search.THOROUGH and self.device != "cpu":
+            raise InvalidInputError(
+                f"the thorough search runs on the CPU, and the device is {self.device}", "Leave out one of the two"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Encoders that are ready: compiled, and compared with ggml's."""
+
+    name: str
+    """For people: `numba`, `ggml`, or `torch on cuda:0`."""
+    encode: Encode
+    notices: tuple[str, ...] = ()
+
+
+def open_encoder(
+    options: EncoderOptions, kinds: Collection[TensorType], on_compile: Callable[[], None] | None = None
+) -> Encoder:
+    """Encoders for those types; `on_compile` is called before kernels are compiled, which happens once on a machine.
+
+    Types without a kernel are ggml's. Raises InvalidInputError as :func:`require_encoders` does, and EngineError where
+    a device turns out to encode otherwise than ggml.
+    """
+    require_encoders(options, kinds)
+    if options.device != "cpu":
+        return _on_device(options.device, kinds)
+    if not KERNEL_KINDS & set(kinds):
+        return Encoder("ggml", ggml.encode)
+    if importlib.util.find_spec("numba") is None:
+        return _instead(f"encoding with ggml, about ten times slower than with numba: {_INSTALL}")
+    return _with_numba(options.search, kinds, on_compile)
+
+
+def require_encoders(options: EncoderOptions, kinds: Collection[TensorType]) -> None:
+    """Raises InvalidInputError where the search or the device cannot be had, or would change nothing of these types."""
+    name, of_types = "", KERNEL_KINDS
+    if options.search is Search.THOROUGH:
+        name, of_types = "the thorough search", THOROUGH_KINDS
+        if importlib.util.find_spec("numba") is None:
+            raise InvalidInputError(f"{name} needs numba, which is not installed", f"Run {_INSTALL}")
+    elif options.device != "cpu":
+        name = f"the device {options.device}"
+        if importlib.util.find_spec("torch") is None:
+            raise InvalidInputError(f"{name} needs torch, which is not installed", "Install torch, or use the CPU")
+        from zephyr_local.quantize.kernels import torch_encoder
+
+        torch_encoder.open_device(options.device)
+    if name and not of_types & set(kinds):
+        listed = ", ".join(sorted(kind.name for kind in of_types))
+        raise InvalidInputError(
+            f"{name} would change nothing: no tensor is to be encoded as one of {listed}",
+            "Leave it out, or take another type",
+        )
+
+
+def _instead(reason: str) -> Encoder:
+    _LOGGER.warning(reason)
+    return Encoder("ggml", ggml.encode, (reason,))
+
+
+def _with_numba(search: Search, kinds: Collection[TensorType], on_compile: Callable[[], None] | None) -> Encoder:
+    # Imported late: numba takes half a second, and is not installed everywhere.
+    try:
+        from zephyr_local.quantize.kernels import compiled, numba_encoder
+    except ImportError as error:  # a numba that does not fit numpy or Python says so when it is imported
+        if search is Search.THOROUGH:
+            raise InvalidInputError(
+                f"the thorough search needs numba, which fails: {error}", f"Run {_INSTALL}"
+            ) from error
+        return _instead(f"encoding with ggml: numba cannot be imported ({error})")
+
+    folder = compiled.cache_folder()
+    results = ProbeResults(folder, compiled.cpu())
+    wanted = sorted(KERNEL_KINDS & set(kinds), key=lambda kind: kind.name)
+    searched = [kind for kind in wanted if kind in THOROUGH_KINDS] if search is Search.THOROUGH else []
+    plain = [kind for kind in wanted if results.of(kind.name) is not False]
+    thorough = [kind for kind in searched if results.of(_thorough(kind)) is not False]
+    if on_compile is not None and not numba_encoder.is_compiled(plain, thorough, folder):
+        on_compile()
+    by_kind: dict[TensorType, EncodeKind] = {}
+    for kind in plain:
+        encode = numba_encoder.prepare(kind, folder)
+        if results.find(kind.name, functools.partial(gives_ggml_bytes, kind, encode)):
+            by_kind[kind] = encode
+    notices = []
+    if differing := [kind.name for kind in wanted if kind not in by_kind]:
+        notices.append(f"encoding {', '.join(differing)} with ggml: our kernels' bytes differ from its on this machine")
+    worse = {kind.name for kind in searched}
+    for kind in thorough:
+        encode = numba_encoder.prepare_thorough(kind, by_kind.get(kind) or functools.partial(ggml.encode, kind), folder)
+        if results.find(_thorough(kind), functools.partial(betters_ggml, kind, encode)):
+            by_kind[kind] = encode
+            worse.discard(kind.name)
+    if worse:
+        notices.append(f"{', '.join(sorted(worse))} by ggml's search: the thorough one loses more on this machine")
+    for notice in notices:
+        _LOGGER.warning(notice)
+    return Encoder("numba", _dispatch(by_kind), tuple(notices))
+
+
+def _thorough(kind: TensorType) -> str:
+    """The name under which a probe of the thorough search is kept."""
+    return f"{kind.name} thorough"
+
+
+def _dispatch(by_kind: dict[TensorType, EncodeKind]) -> Encode:
+    """Each type by its own encoder, the others by ggml's."""
+
+    def encode(
+        kind: TensorType, rows: NDArray[np.float32], importance: NDArray[np.float32] | None
+    ) -> NDArray[np.uint8]:
+        of_kind = by_kind.get(kind)
+        return ggml.encode(kind, rows, importance) if of_kind is None else of_kind(rows, importance)
+
+    return encode
+
+
+def _on_device(name: str, kinds: Collection[TensorType]) -> Encoder:
+    from zephyr_local.quantize.kernels import torch_encoder
+
+    device = torch_encoder.open_device(name)
+    by_kind: dict[TensorType, EncodeKind] = {}
+    notices = []
+    for kind in sorted(KERNEL_KINDS & set(kinds), key=lambda kind: kind.name):
+
+        def encode(
+            rows: NDArray[np.float32], importance: NDArray[np.float32] | None, kind: TensorType = kind
+        ) -> NDArray[np.uint8]:
+            return torch_encoder.encode(kind, rows, importance, device)
+
+        if not gives_ggml_bytes(kind, encode):
+            apart = relative_error_difference(kind, encode)
+            if not apart <= _LARGEST_DIFFERENCE:
+                raise EngineError(
+                    f"{device} encodes {kind.name} with another error than ggml (by {apart:.1e} of it, over "
+                    f"{_LARGEST_DIFFERENCE:g})",
+                    "Leave out --device",
+                )
+            notices.append(f"{kind.name}: {device} gives other bytes than ggml, with the same error to {apart:.0e}")
+        by_kind[kind] = encode
+    return Encoder(f"torch on {device}", _dispatch(by_kind), tuple(notices))
