@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from zephyr_local.convert.adapter_config import is_adapter, read_adapter_config, require_unambiguous
@@ -18,22 +18,34 @@ from zephyr_local.convert.lora import open_adapter
 from zephyr_local.convert.metadata import checkpoint_name
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.hardware import usable_cores
+from zephyr_local.quantize.encoders import EncoderOptions, Search, open_encoder, require_encoders
 from zephyr_local.quantize.gguf_output import require_writable_target
 from zephyr_local.quantize.gguf_source import model_name, open_gguf
 from zephyr_local.quantize.kernels import ggml
-from zephyr_local.quantize.output_plan import Needs, OutputPlan, OutputRequest, needs, plan_outputs
+from zephyr_local.quantize.output_plan import Needs, OutputPlan, OutputRequest, encoded_kinds, needs, plan_outputs
+from zephyr_local.quantize.pipeline import pipeline_size
 from zephyr_local.quantize.progress import OnProgress, Progress, Reporter
 from zephyr_local.quantize.source import Source
+from zephyr_local.quantize.timings import Timings
 from zephyr_local.quantize.types import FileType, TensorType
-from zephyr_local.quantize.write_files import ConvertResult, require_loadable_plans, require_no_input, write_files
+from zephyr_local.quantize.write_files import (
+    ConvertResult,
+    require_loadable_plans,
+    require_no_input,
+    require_outputs,
+    write_files,
+)
 from zephyr_local.settings import MAX_THREADS
 
 __all__ = [
     "ConvertOptions",
     "ConvertResult",
     "DryRun",
+    "EncoderOptions",
     "OutputRequest",
     "Progress",
+    "Search",
+    "Timings",
     "convert_checkpoint",
     "convert_model",
     "default_target_name",
@@ -54,6 +66,8 @@ class ConvertOptions:
     """The checkpoint that an adapter belongs to; None: the one that it names, where that is on this machine."""
     allow_requantize: bool = False
     """Take a GGUF that is quantized already."""
+    encoders: EncoderOptions = field(default_factory=EncoderOptions)
+    """Which code encodes, and how hard it searches; by default whatever is fastest here with ggml's bytes."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
@@ -103,8 +117,10 @@ def convert_model(
     ggml.prepare()
     opened = open_source(source, options)
     plans = plan_outputs(opened, requests, allow_requantize=options.allow_requantize)
-    threads = options.threads or usable_cores()
-    return write_files(opened, plans, threads, reporter, overwrite=options.overwrite)
+    require_outputs(opened, plans, overwrite=options.overwrite)
+    encoder = open_encoder(options.encoders, encoded_kinds(plans), lambda: reporter.begin("compile"))
+    size = pipeline_size(options.threads or usable_cores(), on_device=options.encoders.device != "cpu")
+    return write_files(opened, plans, encoder, size, reporter, overwrite=options.overwrite)
 
 
 def convert_checkpoint(
@@ -127,8 +143,10 @@ def dry_run(source: Path, requests: Sequence[OutputRequest], options: ConvertOpt
     opened = open_source(Path(source).absolute(), options)
     requests = [replace(request, target=Path(request.target).absolute()) for request in requests]
     plans = plan_outputs(opened, requests, allow_requantize=options.allow_requantize)
+    require_encoders(options.encoders, encoded_kinds(plans))
     require_loadable_plans(opened, plans)
-    return DryRun(tuple(plans), needs(opened, plans, options.threads or usable_cores()), opened.notices)
+    found = needs(opened, plans, options.threads or usable_cores(), options.encoders)
+    return DryRun(tuple(plans), found, opened.notices)
 
 
 def open_source(path: Path, options: ConvertOptions) -> Source:

@@ -6,9 +6,10 @@ opens as one model (names and `split.*` keys as gguf-py's GGUFWriter makes them)
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.gguf_split import MAX_PARTS, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS_COUNT, part_file_name
-from zephyr_local.quantize.encode import block_weights, peak_memory_bytes
+from zephyr_local.quantize.encode import is_copied
+from zephyr_local.quantize.encoders import KERNEL_KINDS, EncoderOptions
 from zephyr_local.quantize.gguf_header import (
     MetadataValue,
     TensorPlace,
@@ -27,11 +29,14 @@ from zephyr_local.quantize.gguf_header import (
     place_tensors,
 )
 from zephyr_local.quantize.mixes import MixOptions, TensorShape, choose_mix
+from zephyr_local.quantize.pipeline import PipelineSize, peak_memory_bytes, pipeline_size
 from zephyr_local.quantize.provenance import Provenance, with_provenance
 from zephyr_local.quantize.source import Source, SourceTensor
 from zephyr_local.quantize.types import FileType, TensorType
 
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+_NUMBA_BYTES = 192 << 20
+_TORCH_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +245,30 @@ def _part_metadata(
     return dict(metadata) | split if index == 0 else split
 
 
-def needs(source: Source, plans: Sequence[OutputPlan], threads: int) -> Needs:
+def encoded_kinds(plans: Iterable[OutputPlan]) -> frozenset[TensorType]:
+    """The types that the plans' tensors are encoded in; those that a GGUF stores already are copied."""
+    return frozenset(
+        tensor.kind for plan in plans for tensor in plan.tensors if not is_copied(tensor.tensor.stored, tensor.kind)
+    )
+
+
+def needs(source: Source, plans: Sequence[OutputPlan], threads: int, encoders: EncoderOptions | None = None) -> Needs:
     """Memory and disk for writing the plans with so many encoder threads."""
+    encoders = encoders or EncoderOptions()
     disk = disk_bytes(plans)
-    largest = largest_block(source, threads)
-    peak = peak_memory_bytes(threads, largest, source.tensors, len(plans)) + threads * source.merge_bytes(largest)
+    largest = _largest_block(source, pipeline_size(threads, on_device=encoders.device != "cpu"))
+    kinds = [{tensor.kind for tensor in plan.tensors} for plan in plans]
+    peak = peak_memory_bytes(threads, largest, source.tensors, kinds) + threads * source.merge_bytes(largest)
+    peak += _encoder_bytes(encoders, encoded_kinds(plans))
     free = {folder: shutil.disk_usage(_existing(folder)).free for folder in disk}
     return Needs(peak, disk, free)
+
+
+def _encoder_bytes(options: EncoderOptions, kinds: Collection[TensorType]) -> int:
+    """What the encoders' libraries hold, numba's compiler included, which is only needed the first time."""
+    if options.device != "cpu":
+        return _TORCH_BYTES
+    return _NUMBA_BYTES if KERNEL_KINDS & set(kinds) and importlib.util.find_spec("numba") is not None else 0
 
 
 def disk_bytes(plans: Sequence[OutputPlan]) -> dict[Path, int]:
@@ -258,14 +280,14 @@ def disk_bytes(plans: Sequence[OutputPlan]) -> dict[Path, int]:
     return disk
 
 
-def largest_block(source: Source, threads: int) -> int:
+def _largest_block(source: Source, size: PipelineSize) -> int:
     """The most weights in a block; a row is not divided, nor are the rows of a head where they may be permuted."""
     heads = {"attn_q.weight": source.facts.n_heads, "attn_k.weight": source.facts.n_kv_heads}
     undivided = (
         tensor.n_columns * (tensor.n_rows // heads.get(tensor.name.split(".", 2)[-1], tensor.n_rows))
         for tensor in source.tensors
     )
-    return max(block_weights(threads), *undivided)
+    return max(size.block_weights, *undivided)
 
 
 def _existing(folder: Path) -> Path:

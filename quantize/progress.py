@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Stage = Literal["check", "convert", "verify"]
+Stage = Literal["check", "compile", "convert", "verify"]
+"""In this order; "compile" only where the encoders are not compiled yet, which happens once on a machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,14 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from zephyr_local.errors import CheckpointError, ModelFileError, OutputError
-from zephyr_local.quantize.encode import Destination, WrittenRange, block_weights, encode_blocks
+from zephyr_local.quantize.early_sync import EarlySync
+from zephyr_local.quantize.encode import Destination, WrittenRange
+from zephyr_local.quantize.encoders import Encoder
 from zephyr_local.quantize.gguf_output import (
     OutputFile,
     commit_together,
@@ -21,11 +23,13 @@ from zephyr_local.quantize.gguf_output import (
     require_writable_target,
 )
 from zephyr_local.quantize.leftovers import settle_leftovers
-from zephyr_local.quantize.mapped_file import FileHashes
 from zephyr_local.quantize.output_plan import OutputPlan, PlannedFile, disk_bytes
+from zephyr_local.quantize.pipeline import PipelineSize, encode_blocks
 from zephyr_local.quantize.progress import Reporter
 from zephyr_local.quantize.provenance import Provenance
-from zephyr_local.quantize.source import Block, Source
+from zephyr_local.quantize.read_back import verify_all
+from zephyr_local.quantize.source import Source
+from zephyr_local.quantize.timings import TimedHashes, Timings
 
 _T = TypeVar("_T")
 
@@ -44,46 +48,69 @@ class ConvertResult:
     source_sha256: str
     elapsed_s: float
     notices: tuple[str, ...] = ()
-    """Lines for the user about what of the source was left out."""
+    """Lines for the user: what of the source was left out, and which encoders served instead of others."""
+    timings: Timings | None = None
+    """Where the time went, the same for all files of a run; None where nothing went through the encoders' threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What :func:`_stream` knows when all tensors are on the disk."""
+
+    provenance: Provenance
+    ranges: list[WrittenRange]
+    timings: Timings  # without the read-back
 
 
 def write_files(
-    source: Source, plans: Sequence[OutputPlan], threads: int, reporter: Reporter, *, overwrite: bool
+    source: Source,
+    plans: Sequence[OutputPlan],
+    encoder: Encoder,
+    size: PipelineSize,
+    reporter: Reporter,
+    *,
+    overwrite: bool,
 ) -> list[ConvertResult]:
     """Writes every file of the plans; in any failure nothing of them is left and what stood there is there again.
 
-    The files get their names one after the other when all are complete and checked, of parts the first one last.
+    :func:`require_outputs` comes first. The files get their names one after the other when all are complete and
+    checked, of parts the first one last.
     """
     started = time.monotonic()
     files = [file for plan in plans for file in plan.files]
-    _require_targets(source, plans, overwrite=overwrite)
-    _require_room(disk_bytes(plans))
     with ExitStack() as stack:
         outputs = [stack.enter_context(OutputFile(file.path, file.size_bytes, overwrite=overwrite)) for file in files]
         _write_headers(files, outputs, Provenance.unknown(source.hashed))
         for output in outputs:
             output.reserve()
         _require_loadable(source, plans, [output.path for output in outputs])
-        provenance, ranges = _stream(source, plans, outputs, threads, reporter)
-        _verify(files, outputs, ranges, provenance, reporter)
+        written = _stream(source, plans, outputs, encoder, size, reporter)
+        verify_began = time.perf_counter()
+        _verify(files, outputs, written, reporter)
         _check_headers(plans, [output.path for output in outputs])
+        verify_s = time.perf_counter() - verify_began
         commit_together(_by_plan(plans, outputs))
     elapsed_s = time.monotonic() - started
-    return [_result(plan, source, provenance, elapsed_s) for plan in plans]
+    return [
+        ConvertResult(
+            path=plan.files[0].path,
+            paths=tuple(file.path for file in plan.files),
+            size_bytes=plan.size_bytes,
+            n_tensors=len(plan.tensors),
+            bits_per_weight=plan.bits_per_weight,
+            source_sha256=written.provenance.sha256,
+            elapsed_s=elapsed_s,
+            notices=(*source.notices, *encoder.notices),
+            timings=replace(written.timings, verify_s=verify_s),
+        )
+        for plan in plans
+    ]
 
 
-def _result(plan: OutputPlan, source: Source, provenance: Provenance, elapsed_s: float) -> ConvertResult:
-    paths = tuple(file.path for file in plan.files)
-    return ConvertResult(
-        path=paths[0],
-        paths=paths,
-        size_bytes=plan.size_bytes,
-        n_tensors=len(plan.tensors),
-        bits_per_weight=plan.bits_per_weight,
-        source_sha256=provenance.sha256,
-        elapsed_s=elapsed_s,
-        notices=source.notices,
-    )
+def require_outputs(source: Source, plans: Sequence[OutputPlan], *, overwrite: bool) -> None:
+    """Refuses targets that cannot be written, and too little disk; settles what killed runs left at the targets."""
+    _require_targets(source, plans, overwrite=overwrite)
+    _require_room(disk_bytes(plans))
 
 
 def _require_targets(source: Source, plans: Sequence[OutputPlan], *, overwrite: bool) -> None:
@@ -154,25 +181,48 @@ def _by_plan(plans: Sequence[OutputPlan], of_files: Sequence[_T]) -> list[list[_
 
 
 def _stream(
-    source: Source, plans: Sequence[OutputPlan], outputs: Sequence[OutputFile], threads: int, reporter: Reporter
-) -> tuple[Provenance, list[WrittenRange]]:
-    """Converts every tensor; returns the source's SHA-256 and what was written where."""
+    source: Source,
+    plans: Sequence[OutputPlan],
+    outputs: Sequence[OutputFile],
+    encoder: Encoder,
+    size: PipelineSize,
+    reporter: Reporter,
+) -> _Written:
+    """Converts every tensor, until all is on the disk."""
+    began, cpu_began = time.perf_counter(), time.process_time()
     destinations = _destinations(plans)
+    files = [file for plan in plans for file in plan.files]
+    sync = EarlySync([(output.path, file.path) for output, file in zip(outputs, files, strict=True)])
     reporter.begin("convert", sum(tensor.stored_bytes for tensor in source.tensors), len(source.tensors))
 
     def write(file: int, offset: int, data: memoryview) -> None:
         outputs[file].write_at(offset, data)
+        sync.written(file, data.nbytes)
 
-    def converted(block: Block) -> None:
-        reporter.advance(block.tensor.source_name, block.source_bytes)
-
-    hashes = FileHashes()
+    hashes = TimedHashes()
     try:
-        blocks = source.read_blocks(block_weights(threads), hashes)
-        ranges = encode_blocks(blocks, destinations, write, threads, converted)
+        blocks = source.read_blocks(size.block_weights, hashes)
+        streamed = encode_blocks(blocks, destinations, encoder.encode, write, size.threads, reporter.advance)
+        sync.finish()
     finally:
         hashes.close()
-    return Provenance(source.hashed, tuple(hashes.digests[name] for name in source.hashed)), ranges
+        sync.close()
+    timings = Timings(
+        encoder=encoder.name,
+        threads=size.threads,
+        elapsed_s=time.perf_counter() - began,
+        read_bytes=streamed.read_bytes,
+        read_s=max(0.0, streamed.read_s - hashes.waited.seconds),
+        hash_s=hashes.hashing.seconds,
+        encode_s=streamed.encode_s,
+        written_bytes=sum(written.size_bytes for written in streamed.ranges),
+        write_s=streamed.write_s,
+        sync_s=sync.syncing.seconds,
+        verify_s=0.0,
+        cpu_s=time.process_time() - cpu_began,
+    )
+    provenance = Provenance(source.hashed, tuple(hashes.digests[name] for name in source.hashed))
+    return _Written(provenance, streamed.ranges, timings)
 
 
 def _destinations(plans: Sequence[OutputPlan]) -> dict[str, list[Destination]]:
@@ -189,18 +239,10 @@ def _destinations(plans: Sequence[OutputPlan]) -> dict[str, list[Destination]]:
     return found
 
 
-def _verify(
-    files: Sequence[PlannedFile],
-    outputs: Sequence[OutputFile],
-    ranges: Sequence[WrittenRange],
-    provenance: Provenance,
-    reporter: Reporter,
-) -> None:
+def _verify(files: Sequence[PlannedFile], outputs: Sequence[OutputFile], written: _Written, reporter: Reporter) -> None:
     """Writes the headers anew, with the digests, and reads back everything that was written."""
-    reporter.begin("verify", sum(written.size_bytes for written in ranges), sum(len(file.places) for file in files))
-    _write_headers(files, outputs, provenance)
-    of_file: list[list[WrittenRange]] = [[] for _ in outputs]
-    for written in ranges:
-        of_file[written.file].append(written)
-    for output, its_ranges in zip(outputs, of_file, strict=True):
-        output.verify(its_ranges, lambda written: reporter.advance(written.tensor, written.size_bytes))
+    reporter.begin("verify", written.timings.written_bytes, sum(len(file.places) for file in files))
+    _write_headers(files, outputs, written.provenance)
+    verify_all(
+        outputs, written.ranges, written.timings.threads, lambda done: reporter.advance(done.tensor, done.size_bytes)
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,13 +13,19 @@ import pytest
 from tests.checkpoint_builder import ModelShape, build_checkpoint, read_tensors, rewrite_tensors
 from tests.cli.command import zephyr_local
 from tests.quantize.llama_quantize import llama_quantize, require_equal
+from zephyr_local.cli.conversion import where_the_time_went
 from zephyr_local.cli.conversion_options import parse_size
 from zephyr_local.cli.main import run
+from zephyr_local.cli.progress_bar import progress_display
 from zephyr_local.convert import hf_to_gguf
+from zephyr_local.convert.hf_to_gguf import ConvertOptions, EncoderOptions, Search
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.gguf_check import check_runnable
 from zephyr_local.gguf_split import read_model
+from zephyr_local.hardware import usable_cores
 from zephyr_local.quantize.mixes import MixOptions
+from zephyr_local.quantize.progress import Progress
+from zephyr_local.quantize.timings import Timings
 from zephyr_local.quantize.types import FileType, TensorType
 
 
@@ -33,6 +42,8 @@ def test_default_name_progress_and_summary(checkpoint: Path, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["zephyr-small-Q4_K_M.gguf"]
     assert done.stdout == ""
     lines = done.stderr.splitlines()
+    if lines[0] == "compiling the encoders for this machine (once)":  # where nothing of these tests ran before
+        del lines[0]
     assert lines[0].startswith("convert   0%")
     assert any(line.startswith("verify") for line in lines)
     assert len(lines) <= 2 * 11 + 3, "a line for each tenth of the two stages when piped, and the summary"
@@ -210,6 +221,131 @@ def test_names_cannot_drive_the_terminal(checkpoint: Path, here: Path, capsys: p
     err = capsys.readouterr().err
     assert "\x1b" not in err
     assert "^[[2Jname.gguf: " in err
+
+
+# --- encoders, and where the time goes ---
+
+
+def options_of(monkeypatch: pytest.MonkeyPatch, *flags: str) -> ConvertOptions:
+    """What the command hands on."""
+    seen: list[ConvertOptions] = []
+
+    def convert_model(source: Path, requests: object, options: ConvertOptions, update: object) -> NoReturn:
+        seen.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hf_to_gguf, "convert_model", convert_model)
+    assert quantize("anywhere", "--q4_k_m", *flags) == 130
+    return seen[0]
+
+
+def test_search_and_device_are_handed_on(here: Path, monkeypatch: pytest.MonkeyPatch):
+    assert options_of(monkeypatch).encoders == EncoderOptions(Search.GGML, "cpu")
+    assert options_of(monkeypatch, "--search", "ggml").encoders == EncoderOptions(Search.GGML, "cpu")
+    assert options_of(monkeypatch, "--search", "thorough").encoders == EncoderOptions(Search.THOROUGH, "cpu")
+    assert options_of(monkeypatch, "--device", "cuda:1").encoders == EncoderOptions(Search.GGML, "cuda:1")
+
+
+def test_every_search_can_be_asked_for(here: Path, monkeypatch: pytest.MonkeyPatch):
+    for search in Search:
+        assert options_of(monkeypatch, "--search", search.value).encoders.search is search
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--search", "harder"], 2, "'harder' is not one of 'ggml', 'thorough'"),
+        (["--search", "thorough", "--device", "cuda"], 2, "the thorough search runs on the CPU"),
+        (["--device", "abacus"], 2, "device"),
+    ],
+    ids=str,
+)
+def test_encoders_that_cannot_be_had(
+    flags: list[str], code: int, words: str, checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert quantize(checkpoint, "--q4_k_m", *flags) == code
+    assert words in capsys.readouterr().err
+    assert names(here) == []
+
+
+def test_verbose_tells_where_the_time_went(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    assert quantize(checkpoint, "--q4_0", "--q8_0", "--threads", "1", "--verbose", "-o", "out") == 0
+    lines = capsys.readouterr().err.splitlines()
+    told = lines[next(i for i, line in enumerate(lines) if line.startswith("read ")) :][:6]
+    busy = r"busy +\d+% of \d+\.\d s"
+    for line, expected in zip(
+        told,
+        [
+            rf"read    {busy}, 0\.00 GB of tensors",
+            rf"hash    {busy}",
+            rf"encode  {busy}, 1 thread with (numba|ggml)",
+            rf"write   {busy}, 0\.00 GB of tensors",
+            r"verify  \d+\.\d s, after these",
+            r"Bound by .*\.",
+        ],
+        strict=True,
+    ):
+        assert re.fullmatch(expected, line), line
+    assert quantize(checkpoint, "--q4_0", "-o", "quiet.gguf") == 0
+    assert "Bound by" not in capsys.readouterr().err
+
+
+def test_verbose_names_what_bounded_the_conversion():
+    timings = Timings("numba", 8, 10.0, 12 * 10**9, 1.0, 9.6, 40.0, 4 * 10**9, 1.0, 2.0, 1.5, 25.0)
+    assert where_the_time_went(timings).splitlines() == [
+        "read    busy 10% of 10.0 s, 12.00 GB of tensors",
+        "hash    busy 96% of 10.0 s",
+        "encode  busy 50% of 10.0 s, 8 threads with numba",
+        "write   busy 20% of 10.0 s, 4.00 GB of tensors",
+        "verify  1.5 s, after these",
+        "Bound by the source's SHA-256, which one thread computes.",
+    ]
+    for changed, words in (
+        ({"hash_s": 1.0, "read_s": 9.0}, "Bound by reading the source."),
+        ({"hash_s": 1.0, "encode_s": 79.0}, "Bound by the encoders."),
+        ({"hash_s": 1.0, "sync_s": 8.5}, "Bound by writing."),
+        ({"hash_s": 1.0}, f"Bound by no part alone; together they used 2.5 of {usable_cores()} cores."),
+    ):
+        assert where_the_time_went(replace(timings, **changed)).splitlines()[-1] == words
+
+
+def test_a_dry_run_has_no_time_to_tell_of(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]):
+    assert quantize(checkpoint, "--q4_0", "--dry-run", "--verbose") == 0
+    assert "Bound by" not in "".join(capsys.readouterr())
+
+
+def progress_lines(stages: list[Progress], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    with progress_display() as update:
+        for progress in stages:
+            update(progress)
+    return capsys.readouterr().err.splitlines()
+
+
+STAGES = [
+    Progress("check", "", 0, 0, 0, 0, 0.0),
+    Progress("compile", "", 0, 0, 0, 0, 0.0),
+    Progress("convert", "", 0, 100, 0, 3, 0.0),
+    Progress("convert", "a", 50, 100, 1, 3, 1.0),
+]
+
+
+def test_the_first_run_says_that_it_compiles(capsys: pytest.CaptureFixture[str]):
+    assert progress_lines(STAGES, capsys) == [
+        "compiling the encoders for this machine (once)",
+        "convert   0%",
+        "convert  50% a",
+    ]
+
+
+def test_on_a_terminal_a_bar_moves_while_it_compiles(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for name, value in {"TERM": "xterm", "COLUMNS": "100", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    shown = "\n".join(progress_lines(STAGES, capsys))
+    assert 0 <= shown.find("compiling the encoders for this machine (once)") < shown.find("convert")
+    assert "compiling the encoders for this machine (once)" in "\n".join(progress_lines(STAGES[:2], capsys))
 
 
 # --- parts ---

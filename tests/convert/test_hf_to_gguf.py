@@ -28,8 +28,8 @@ from zephyr_local.convert.hf_to_gguf import ConvertOptions, Progress, convert_ch
 from zephyr_local.convert.rope_permute import interleave_pairs
 from zephyr_local.errors import CheckpointError
 from zephyr_local.gguf_file import GGUFFile, read_gguf
-from zephyr_local.quantize.encode import block_weights
 from zephyr_local.quantize.kernels import ggml
+from zephyr_local.quantize.pipeline import block_weights
 from zephyr_local.quantize.types import FileType, TensorType
 
 SHAPE = ModelShape(n_layers=2)
@@ -120,7 +120,7 @@ def test_the_number_of_threads_changes_nothing(threads: int, tmp_path: Path) -> 
 
 
 def test_many_threads_share_the_memory_of_few() -> None:
-    assert block_weights(1) == block_weights(16) == 1 << 20
+    assert block_weights(1) == block_weights(8) < block_weights(16) == 1 << 20
     assert all(2 * threads * block_weights(threads) <= 64 << 20 for threads in range(1, 512))
 
 
@@ -386,7 +386,8 @@ def test_progress_adds_up(tmp_path: Path) -> None:
     checkpoint = build_checkpoint(tmp_path / "checkpoint", SHAPE, n_shards=2)
     seen: list[Progress] = []
     convert_checkpoint(checkpoint, tmp_path / "x.gguf", FileType.Q4_K_M, None, seen.append)
-    assert list(dict.fromkeys(progress.stage for progress in seen)) == ["check", "convert", "verify"]
+    stages = list(dict.fromkeys(progress.stage for progress in seen))
+    assert [stage for stage in stages if stage != "compile"] == ["check", "convert", "verify"]
     for stage in ("convert", "verify"):
         steps = [progress for progress in seen if progress.stage == stage]
         assert [step.done_bytes for step in steps] == sorted(step.done_bytes for step in steps)

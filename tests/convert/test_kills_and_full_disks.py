@@ -25,7 +25,9 @@ PROLOGUE = """
     from pathlib import Path
     from zephyr_local.convert.hf_to_gguf import ConvertOptions, OutputRequest, convert_model
     from zephyr_local.errors import ZephyrError
-    from zephyr_local.quantize.types import FileType
+    from zephyr_local.quantize.encoders import EncoderOptions, open_encoder
+    from zephyr_local.quantize.types import FileType, TensorType
+    open_encoder(EncoderOptions(), [TensorType.Q4_K, TensorType.Q6_K, TensorType.Q8_0])
     OLD = b"what stood here before"
     source, folder = Path(sys.argv[1]), Path(sys.argv[2])
     targets = [folder / "small.gguf", folder / "large.gguf"]

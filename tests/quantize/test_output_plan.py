@@ -12,10 +12,10 @@ import pytest
 from tests.checkpoint_builder import MISTRAL_7B, ModelShape, build_checkpoint
 from zephyr_local.convert.hf_to_gguf import ConvertOptions, OutputRequest, convert_model, dry_run, open_source
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.quantize.encode import block_weights, peak_memory_bytes
 from zephyr_local.quantize.mapped_file import FileHashes
 from zephyr_local.quantize.mixes import MixOptions
 from zephyr_local.quantize.output_plan import needs, part_path, plan_outputs
+from zephyr_local.quantize.pipeline import block_weights, peak_memory_bytes
 from zephyr_local.quantize.source import SourceTensor
 from zephyr_local.quantize.types import FileType, TensorType
 
@@ -117,6 +117,9 @@ def test_a_mix_that_cannot_be_met_in_one_of_several(checkpoint: Path, tmp_path: 
 
 # --- memory ---
 
+ONE = [{TensorType.Q4_K, TensorType.Q6_K, TensorType.F32}]
+"""The types of one output."""
+
 
 def mistral_7b(stored: TensorType = TensorType.BF16) -> list[SourceTensor]:
     return [SourceTensor(name, shape, stored, stored, name) for name, shape in MISTRAL_7B.tensor_shapes().items()]
@@ -125,18 +128,18 @@ def mistral_7b(stored: TensorType = TensorType.BF16) -> list[SourceTensor]:
 def test_memory_does_not_grow_with_the_model_but_for_the_list_of_ranges() -> None:
     tensors = mistral_7b()
     one_layer = [tensor for tensor in tensors if ".layers." not in tensor.name or ".layers.0." in tensor.name]
-    whole, part = (peak_memory_bytes(8, 1 << 20, some, 1) for some in (tensors, one_layer))
+    whole, part = (peak_memory_bytes(8, 1 << 20, some, ONE) for some in (tensors, one_layer))
     assert whole - part < 4 << 20
-    assert peak_memory_bytes(8, 1 << 20, tensors, 17) - whole < 64 << 20
+    assert peak_memory_bytes(8, 1 << 20, tensors, 17 * ONE) - whole < 64 << 20
     assert whole < 512 << 20
 
 
 def test_memory_grows_with_threads_with_the_sources_type_and_with_what_cannot_be_divided() -> None:
     tensors = mistral_7b()
-    by_threads = [peak_memory_bytes(threads, 1 << 20, tensors, 1) for threads in (1, 2, 4, 8, 16)]
+    by_threads = [peak_memory_bytes(threads, 1 << 20, tensors, ONE) for threads in (1, 2, 4, 8, 16)]
     assert by_threads == sorted(set(by_threads))
-    assert peak_memory_bytes(2, 1 << 20, mistral_7b(TensorType.F32), 1) > by_threads[1]
-    assert peak_memory_bytes(2, 4 << 20, tensors, 1) > by_threads[1]
+    assert peak_memory_bytes(2, 1 << 20, mistral_7b(TensorType.F32), ONE) > by_threads[1]
+    assert peak_memory_bytes(2, 4 << 20, tensors, ONE) > by_threads[1]
 
 
 @pytest.mark.parametrize("threads", [1, 24, 512])
@@ -150,7 +153,7 @@ def test_no_block_is_larger_than_memory_was_reckoned_for(threads: int, tmp_path:
     for block in source.read_blocks(block_weights(threads), hashes):
         largest = max(largest, block.source_bytes)
     hashes.close()
-    in_blocks = needs(source, plans, threads).peak_memory_bytes - peak_memory_bytes(1, 1, [norm(source.tensors)], 1)
+    in_blocks = needs(source, plans, threads).peak_memory_bytes - peak_memory_bytes(1, 1, [norm(source.tensors)], ONE)
     assert in_blocks >= (2 * threads + 1) * largest
 
 

@@ -18,10 +18,12 @@ from zephyr_local.cli.progress_bar import progress_display
 from zephyr_local.cli.verdict import verdict_on
 from zephyr_local.errors import InvalidInputError, OutputError
 from zephyr_local.gguf_split import read_model
+from zephyr_local.hardware import usable_cores
 from zephyr_local.repl.screen import visible
 
 if TYPE_CHECKING:
     from zephyr_local.convert.hf_to_gguf import ConvertResult
+    from zephyr_local.quantize.timings import Part, Timings
     from zephyr_local.quantize.types import FileType
 
 
@@ -45,11 +47,13 @@ def run_conversion(source: Path, flags: ConversionFlags, file_types: Sequence[Fi
         results = convert_model(source, requests, flags.options(), update)
     show_notices(results[0])
     paths = [request.target.parent / result.path.name for request, result in zip(requests, results, strict=True)]
+    if flags.verbose and results[0].timings is not None:
+        click.echo(where_the_time_went(results[0].timings), err=True)
     click.echo(_summary(paths, results, source), err=True)
 
 
 def show_notices(result: ConvertResult) -> None:
-    """What was left out, on stderr."""
+    """What was left out or done otherwise, on stderr."""
     for notice in result.notices:
         click.echo(f"note: {visible(notice)}", err=True)
 
@@ -114,6 +118,34 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
+
+
+_BOUND_BY = {
+    "read": "Bound by reading the source.",
+    "hash": "Bound by the source's SHA-256, which one thread computes.",
+    "encode": "Bound by the encoders.",
+    "write": "Bound by writing.",
+}
+
+
+def where_the_time_went(timings: Timings) -> str:
+    """A line for each part of the work, and what bounded the whole."""
+
+    def busy(part: Part) -> str:
+        return f"busy {timings.shares[part]:3.0%} of {timings.elapsed_s:.1f} s"
+
+    cores = f"{timings.cpu_s / max(timings.elapsed_s, 1e-9):.1f} of {usable_cores()} cores"
+    threads = f"{timings.threads} threads" if timings.threads > 1 else "1 thread"
+    return "\n".join(
+        [
+            f"read    {busy('read')}, {timings.read_bytes / 1e9:,.2f} GB of tensors",
+            f"hash    {busy('hash')}",
+            f"encode  {busy('encode')}, {threads} with {timings.encoder}",
+            f"write   {busy('write')}, {timings.written_bytes / 1e9:,.2f} GB of tensors",
+            f"verify  {timings.verify_s:.1f} s, after these",
+            _BOUND_BY[timings.bound_by] if timings.bound_by else f"Bound by no part alone; together they used {cores}.",
+        ]
+    )
 
 
 def _summary(paths: Sequence[Path], results: Sequence[ConvertResult], source: Path) -> str:

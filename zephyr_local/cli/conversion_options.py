@@ -37,6 +37,9 @@ class ConversionFlags:
     allow_requantize: bool
     split_max_size: str | None
     threads: int | None
+    search: str | None
+    device: str | None
+    verbose: bool
     overwrite: bool
     dry_run: bool
     as_json: bool
@@ -56,9 +59,10 @@ class ConversionFlags:
 
     def options(self) -> ConvertOptions:
         """How to run."""
-        from zephyr_local.convert.hf_to_gguf import ConvertOptions
+        from zephyr_local.convert.hf_to_gguf import ConvertOptions, EncoderOptions, Search
 
-        return ConvertOptions(self.threads, self.overwrite, self.base, self.allow_requantize)
+        encoders = EncoderOptions(Search(self.search or Search.GGML), self.device or "cpu")
+        return ConvertOptions(self.threads, self.overwrite, self.base, self.allow_requantize, encoders)
 
     def for_models_alone(self) -> list[str]:
         """Those of the given options that mean nothing for an adapter's own file."""
@@ -71,6 +75,9 @@ class ConversionFlags:
             "--allow-requantize": self.allow_requantize,
             "--split-max-size": self.split_max_size,
             "--threads": self.threads,
+            "--search": self.search,
+            "--device": self.device,
+            "--verbose": self.verbose,
             "--dry-run": self.dry_run,
             "--json": self.as_json,
         }
@@ -166,6 +173,16 @@ _OPTIONS: tuple[Option, ...] = (
         help="Cut the output into parts with at most SIZE of tensors, such as 2G (10^9 bytes).",
     ),
     click.option("--threads", type=int, metavar="N", help="CPU threads; else all cores."),
+    click.option(
+        "--search",
+        type=click.Choice(["ggml", "thorough"]),
+        help="How scales are searched: as ggml does (default), or thorough: a smaller error at the same size for "
+        "Q4_K, Q5_K and Q6_K, but slower.",
+    ),
+    click.option(
+        "--device", metavar="NAME", help="What encodes: cpu (default), or cuda: the GPU, by torch, with the same bytes."
+    ),
+    click.option("--verbose", is_flag=True, help="Say at the end where the time went and what bounded the conversion."),
     click.option("--overwrite", is_flag=True, help="Replace what exists, once the new file is complete."),
     click.option("--dry-run", is_flag=True, help="Show what would be written and what it takes; write nothing."),
     click.option("--json", "as_json", is_flag=True, help="With --dry-run: one JSON object on stdout."),

@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from zephyr_local.quantize.progress import Progress
 
+_COMPILING = "compiling the encoders for this machine (once)"
+
 
 @contextmanager
 def progress_display() -> Iterator[Callable[[Progress], None]]:
@@ -36,10 +38,20 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    compiling = RichProgress(TextColumn(_COMPILING), BarColumn(), console=console, transient=True)
+    compiling.add_task("", total=None)  # a bar that moves without an end
+    with RichProgress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None, visible=False)
 
         def update(progress: Progress) -> None:
+            if progress.stage == "compile":
+                bar.stop()  # one display at a time
+                compiling.start()
+                return
+            if compiling.live.is_started:
+                compiling.stop()
+                bar.start()
             bar.update(
                 task,
                 description=progress.stage,
@@ -48,7 +60,10 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
                 visible=progress.total_bytes > 0,
             )
 
-        yield update
+        try:
+            yield update
+        finally:
+            compiling.stop()
 
 
 def _line_a_step() -> Callable[[Progress], None]:
@@ -56,6 +71,8 @@ def _line_a_step() -> Callable[[Progress], None]:
 
     def update(progress: Progress) -> None:
         nonlocal told
+        if progress.stage == "compile":
+            click.echo(_COMPILING, err=True)
         if not progress.total_bytes:
             return  # nothing is known yet: what is wrong with the input shall stand alone
         tenths = 10 * progress.done_bytes // progress.total_bytes
