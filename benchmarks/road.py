@@ -13,6 +13,7 @@ itself). Anonymous memory is RssAnon of /proc/PID/status, sampled every 10 ms, s
 Bytes read are those that came from the disk (ru_inblock, programs included), bytes written those that went into files
 (ru_oublock). Linux only.
 
+Ours has compiled its encoders before the first run that counts; ``--first-run`` shows a run that compiles them.
 ``--run-model`` loads each of our files in llama.cpp and lets it write 32 tokens.
 """
 
@@ -35,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.reference.build import DEFAULT_FOLDER, NotBuiltError, reference_converter, reference_tools
 from tests.checkpoint_builder import MISTRAL_7B, TINYLLAMA_1B, build_checkpoint, mistral_sentencepiece_model
+from zephyr_local.quantize.encoders import KERNEL_KINDS, EncoderOptions, open_encoder
 from zephyr_local.quantize.types import FileType
 
 SHAPES = {"tinyllama-1.1b": TINYLLAMA_1B, "mistral-7b": MISTRAL_7B}
@@ -91,13 +93,18 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def measure(command: Sequence[str], threads: int, output: Path | None = None) -> Cost:
-    """Runs a command to its end, and syncs its output; SystemExit with what it printed where it fails."""
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+def measure(command: Sequence[str], threads: int, output: Path | None = None, cache: Path | None = None) -> Cost:
+    """Runs a command to its end, and syncs its output; SystemExit with what it printed where it fails.
+
+    `cache`: the folder for compiled code, in place of the user's.
+    """
+    settings = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    if cache is not None:
+        settings["XDG_CACHE_HOME"] = str(cache)
     with tempfile.TemporaryFile() as log:
         started = time.monotonic()
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=os.environ | limits
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=os.environ | settings
         )
         peak = 0
         stop = threading.Event()
@@ -136,15 +143,15 @@ class Race:
     def shards(self) -> list[Path]:
         return sorted(self.checkpoint.glob("*.safetensors"))
 
-    def ours(self) -> tuple[Cost, list[Path]]:
-        """One run of the command; the files."""
+    def ours(self, cache: Path | None = None) -> tuple[Cost, list[Path]]:
+        """One run of the command; the files. `cache` as in :func:`measure`."""
         output = self.folder / "ours"
         flags = [f"--{kind.name.lower()}" for kind in self.types]
         given = ["-o", str(output), "--threads", str(self.threads)]
         output.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "zephyr_local", "quantize", str(self.checkpoint), *flags, *given]
         forget(self.shards)
-        return measure(command, self.threads), sorted(output.iterdir())
+        return measure(command, self.threads, cache=cache), sorted(output.iterdir())
 
     def theirs(self) -> tuple[Cost, list[Path]]:
         """The converter, then llama-quantize for each type."""
@@ -198,6 +205,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="keep the checkpoint here, and take it if it is there already")
     parser.add_argument("--folder", type=Path, help="where the checkpoint and the outputs lie for the moment")
     parser.add_argument("--reference", type=Path, default=DEFAULT_FOLDER)
+    parser.add_argument("--first-run", action="store_true", help="show also a run of ours with nothing compiled")
     parser.add_argument("--run-model", action="store_true")
     given = parser.parse_args()
     try:
@@ -215,9 +223,21 @@ def main() -> None:
             build_checkpoint(checkpoint, shape, n_shards=n_shards, tokenizer=mistral_sentencepiece_model())
         types = tuple(FileType[name] for name in given.types)
         race = Race(checkpoint, folder, types, given.threads, given.reference)
+        open_encoder(EncoderOptions(), KERNEL_KINDS)  # compiles, where that is still to be done
+        if given.first_run:
+            first_run(race)
         compare(race, given.runs, run_model=given.run_model)
     finally:
         shutil.rmtree(folder)
+
+
+def first_run(race: Race) -> None:
+    """Ours, as it is on a machine that never ran it."""
+    with tempfile.TemporaryDirectory() as cache:
+        cost, files = race.ours(Path(cache))
+    print(f"  ours, compiling            {cost}", flush=True)
+    for file in files:
+        file.unlink()
 
 
 def compare(race: Race, runs: int, *, run_model: bool) -> None:
