@@ -119,7 +119,7 @@ def convert_model(
     plans = plan_outputs(opened, requests, allow_requantize=options.allow_requantize)
     require_outputs(opened, plans, overwrite=options.overwrite)
     encoder = open_encoder(options.encoders, encoded_kinds(plans), lambda: reporter.begin("compile"))
-    size = pipeline_size(options.threads or usable_cores(), on_device=options.encoders.device != "cpu")
+    size = pipeline_size(options.threads or usable_cores(), on_device=options.encoders.on_device)
     return write_files(opened, plans, encoder, size, reporter, overwrite=options.overwrite)
 
 

@@ -23,7 +23,7 @@ from zephyr_local.convert.model_config import ModelConfig, read_config
 from zephyr_local.convert.rope_permute import interleave_pairs
 from zephyr_local.convert.tensor_names import Pairing, expected_tensors
 from zephyr_local.errors import CheckpointError, InvalidInputError
-from zephyr_local.quantize.encode import WrittenRange, encode_rows, require_finite, written_range
+from zephyr_local.quantize.encode import WrittenRange, encode_rows, require_finite, written_ranges
 from zephyr_local.quantize.gguf_header import TensorPlace, pack_header, padded, place_tensors
 from zephyr_local.quantize.gguf_output import (
     OutputFile,
@@ -176,5 +176,5 @@ def _write(pairs: list[_Pair], places: list[TensorPlace], data_begin: int, outpu
             place = next(remaining)
             encoded = encode_rows(name, place.kind, rows)
             output.write_at(data_begin + place.offset, encoded.data)
-            written.append(written_range(place.name, 0, data_begin + place.offset, encoded))
+            written += written_ranges(place.name, [(0, data_begin + place.offset)], encoded)
     return written

@@ -6,12 +6,10 @@ then wait as a whole until the end.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
-from zephyr_local.errors import OutputError
+from zephyr_local.quantize.gguf_output import OutputFile
 from zephyr_local.quantize.mapped_file import wait
 from zephyr_local.quantize.timings import Clock
 
@@ -19,23 +17,30 @@ _STEP_BYTES = 64 << 20
 
 
 class EarlySync:
-    """Syncs files step by step on a thread of its own: of each file its path now, and the name that it is to get."""
+    """Syncs files step by step on a thread of its own."""
 
-    def __init__(self, files: Sequence[tuple[Path, Path]]) -> None:
-        self.syncing = Clock()
+    def __init__(self, files: Sequence[OutputFile]) -> None:
+        self.syncing, self.waited = Clock(), Clock()
         self._files = files
         self._unsynced_bytes = [0] * len(files)
         self._latest: list[Future[None] | None] = [None] * len(files)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="sync")
 
     def written(self, file: int, size_bytes: int) -> None:
-        """So many bytes more were handed to the system; raises OutputError where a sync before failed."""
+        """So many bytes more were handed to the system; waits for a disk that has fallen behind by two steps.
+
+        Raises OutputError where a sync before failed.
+        """
         self._unsynced_bytes[file] += size_bytes
         latest = self._latest[file]
-        if self._unsynced_bytes[file] >= _STEP_BYTES and (latest is None or latest.done()):
-            if latest is not None:
-                latest.result()
-            self._begin(file)
+        if self._unsynced_bytes[file] < _STEP_BYTES:
+            return
+        if latest is not None:
+            if not latest.done() and self._unsynced_bytes[file] < 2 * _STEP_BYTES:
+                return
+            with self.waited.running():
+                wait(latest)
+        self._begin(file)
 
     def finish(self) -> None:
         """Waits until all that was written is on the disk; raises OutputError where a sync failed."""
@@ -50,20 +55,10 @@ class EarlySync:
 
     def _begin(self, file: int) -> Future[None]:
         self._unsynced_bytes[file] = 0
-        future = self._pool.submit(self._sync, *self._files[file])
+        future = self._pool.submit(self._sync, file)
         self._latest[file] = future
         return future
 
-    def _sync(self, path: Path, target: Path) -> None:
+    def _sync(self, file: int) -> None:
         with self.syncing.running():
-            try:
-                fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))  # Windows syncs nothing that is only read
-                try:
-                    getattr(os, "fdatasync", os.fsync)(fd)
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                raise OutputError(
-                    f"{target} cannot be written: {error.strerror or error}",
-                    "Check the folder's permissions and the disk",
-                ) from error
+            self._files[file].sync_data()

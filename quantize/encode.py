@@ -39,9 +39,10 @@ class WrittenRange:
     crc32: int
 
 
-def written_range(tensor: str, file: int, offset: int, encoded: NDArray[np.uint8]) -> WrittenRange:
-    """What to compare later with these bytes at this place."""
-    return WrittenRange(tensor, file, offset, encoded.nbytes, zlib.crc32(encoded.data))
+def written_ranges(tensor: str, places: Sequence[tuple[int, int]], encoded: NDArray[np.uint8]) -> list[WrittenRange]:
+    """What to compare later with these bytes at places, each a file and an offset."""
+    crc32 = zlib.crc32(encoded.data)
+    return [WrittenRange(tensor, file, offset, encoded.nbytes, crc32) for file, offset in places]
 
 
 def require_finite(tensor: str, rows: NDArray[np.float32], first_row: int) -> None:

@@ -29,6 +29,8 @@ from zephyr_local.quantize.kernels.self_check import (
 from zephyr_local.quantize.types import TensorType
 
 _LOGGER: Final = logging.getLogger("zephyr_local.quantize")
+# Without a handler somewhere, logging prints warnings to stderr; a library leaves that to the application.
+logging.getLogger("zephyr_local").addHandler(logging.NullHandler())
 
 Encode = Callable[[TensorType, NDArray[np.float32], NDArray[np.float32] | None], NDArray[np.uint8]]
 """Encodes float32 rows, (n_rows, n_columns), with an importance for each column or none; called by several threads."""
@@ -62,10 +64,20 @@ class EncoderOptions:
     """`cpu`, or a torch device such as `cuda` or `cuda:1`."""
 
     def __post_init__(self) -> None:
-        if self.search is Search.THOROUGH and self.device != "cpu":
+        try:
+            object.__setattr__(self, "search", Search(self.search))  # "thorough" is as good
+        except ValueError as error:
+            known = " or ".join(search.value for search in Search)
+            raise InvalidInputError(f"{self.search!r} is no search for scales", f"Use {known}") from error
+        if self.search is Search.THOROUGH and self.on_device:
             raise InvalidInputError(
                 f"the thorough search runs on the CPU, and the device is {self.device}", "Leave out one of the two"
             )
+
+    @property
+    def on_device(self) -> bool:
+        """Whether torch encodes."""
+        return self.device != "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +99,23 @@ def open_encoder(
     a device turns out to encode otherwise than ggml.
     """
     require_encoders(options, kinds)
-    if options.device != "cpu":
+    if options.on_device:
         return _on_device(options.device, kinds)
     if not KERNEL_KINDS & set(kinds):
         return Encoder("ggml", ggml.encode)
     if importlib.util.find_spec("numba") is None:
-        return _instead(f"encoding with ggml, about ten times slower than with numba: {_INSTALL}")
-    return _with_numba(options.search, kinds, on_compile)
+        return _instead(f"encoding with ggml, several times slower than with numba: {_INSTALL}")
+    try:
+        kernels = _NumbaKernels(options.search, kinds)
+        compiled = kernels.are_compiled()
+    except Exception as error:
+        return _numba_fails(options.search, error)
+    if on_compile is not None and not compiled:
+        on_compile()  # whose errors are the caller's
+    try:
+        return kernels.open()
+    except Exception as error:
+        return _numba_fails(options.search, error)
 
 
 def require_encoders(options: EncoderOptions, kinds: Collection[TensorType]) -> None:
@@ -103,7 +125,7 @@ def require_encoders(options: EncoderOptions, kinds: Collection[TensorType]) -> 
         name, of_types = "the thorough search", THOROUGH_KINDS
         if importlib.util.find_spec("numba") is None:
             raise InvalidInputError(f"{name} needs numba, which is not installed", f"Run {_INSTALL}")
-    elif options.device != "cpu":
+    elif options.on_device:
         name = f"the device {options.device}"
         if importlib.util.find_spec("torch") is None:
             raise InvalidInputError(f"{name} needs torch, which is not installed", "Install torch, or use the CPU")
@@ -123,44 +145,75 @@ def _instead(reason: str) -> Encoder:
     return Encoder("ggml", ggml.encode, (reason,))
 
 
-def _with_numba(search: Search, kinds: Collection[TensorType], on_compile: Callable[[], None] | None) -> Encoder:
-    # Imported late: numba takes half a second, and is not installed everywhere.
-    try:
-        from zephyr_local.quantize.kernels import compiled, numba_encoder
-    except ImportError as error:  # a numba that does not fit numpy or Python says so when it is imported
-        if search is Search.THOROUGH:
-            raise InvalidInputError(
-                f"the thorough search needs numba, which fails: {error}", f"Run {_INSTALL}"
-            ) from error
-        return _instead(f"encoding with ggml: numba cannot be imported ({error})")
+def _numba_fails(search: Search, error: Exception) -> Encoder:
+    """A numba that does not fit numpy, Python or the platform says so by some error, imported or first used."""
+    first_line = (str(error).splitlines() or [""])[0]  # numba's may have dozens
+    reason = f"numba fails here ({type(error).__name__}: {first_line})"
+    if search is Search.THOROUGH:
+        raise InvalidInputError(f"the thorough search needs numba, and {reason}", f"Run {_INSTALL}") from error
+    return _instead(f"encoding with ggml, several times slower: {reason}")
 
-    folder = compiled.cache_folder()
-    results = ProbeResults(folder, compiled.cpu())
-    wanted = sorted(KERNEL_KINDS & set(kinds), key=lambda kind: kind.name)
-    searched = [kind for kind in wanted if kind in THOROUGH_KINDS] if search is Search.THOROUGH else []
-    plain = [kind for kind in wanted if results.of(kind.name) is not False]
-    thorough = [kind for kind in searched if results.of(_thorough(kind)) is not False]
-    if on_compile is not None and not numba_encoder.is_compiled(plain, thorough, folder):
-        on_compile()
-    by_kind: dict[TensorType, EncodeKind] = {}
-    for kind in plain:
-        encode = numba_encoder.prepare(kind, folder)
-        if results.find(kind.name, functools.partial(gives_ggml_bytes, kind, encode)):
-            by_kind[kind] = encode
-    notices = []
-    if differing := [kind.name for kind in wanted if kind not in by_kind]:
-        notices.append(f"encoding {', '.join(differing)} with ggml: our kernels' bytes differ from its on this machine")
-    worse = {kind.name for kind in searched}
-    for kind in thorough:
-        encode = numba_encoder.prepare_thorough(kind, by_kind.get(kind) or functools.partial(ggml.encode, kind), folder)
-        if results.find(_thorough(kind), functools.partial(betters_ggml, kind, encode)):
-            by_kind[kind] = encode
-            worse.discard(kind.name)
-    if worse:
-        notices.append(f"{', '.join(sorted(worse))} by ggml's search: the thorough one loses more on this machine")
-    for notice in notices:
-        _LOGGER.warning(notice)
-    return Encoder("numba", _dispatch(by_kind), tuple(notices))
+
+class _NumbaKernels:
+    """Our kernels for some types, less those that a probe refused before."""
+
+    def __init__(self, search: Search, kinds: Collection[TensorType]) -> None:
+        # Imported late: numba takes half a second, and is not installed everywhere.
+        from zephyr_local.quantize.kernels import compiled, numba_encoder
+
+        self._encoder = numba_encoder
+        self._folder = compiled.cache_folder()
+        self._results = ProbeResults(self._folder)
+        self._kinds = sorted(KERNEL_KINDS & set(kinds), key=lambda kind: kind.name)
+        self._searched = [kind for kind in self._kinds if kind in THOROUGH_KINDS and search is Search.THOROUGH]
+        self._plain_to_try = [kind for kind in self._kinds if self._results.of(kind.name) is not False]
+        self._thorough_to_try = [kind for kind in self._searched if self._results.of(_thorough(kind)) is not False]
+
+    def are_compiled(self) -> bool:
+        return self._encoder.is_compiled(self._plain_to_try, self._thorough_to_try, self._folder)
+
+    def open(self) -> Encoder:
+        """Compiles them and compares them with ggml's."""
+        plain = self._pass_probes(
+            self._plain_to_try,
+            lambda kind: self._encoder.prepare(kind, self._folder),
+            gives_ggml_bytes,
+            lambda kind: kind.name,
+        )
+        thorough = self._pass_probes(
+            self._thorough_to_try,
+            lambda kind: self._encoder.prepare_thorough(
+                kind, plain.get(kind) or functools.partial(ggml.encode, kind), self._folder
+            ),
+            betters_ggml,
+            _thorough,
+        )
+        notices = []
+        if differing := ", ".join(kind.name for kind in self._kinds if kind not in plain):
+            notices.append(
+                f"encoding {differing} with ggml, several times slower: our kernels give other bytes on this machine"
+            )
+        if worse := ", ".join(kind.name for kind in self._searched if kind not in thorough):
+            notices.append(f"{worse} by ggml's search: the thorough one loses more on this machine")
+        for notice in notices:
+            _LOGGER.warning(notice)
+        by_kind = plain | thorough
+        return Encoder("numba" if by_kind else "ggml", _dispatch(by_kind), tuple(notices))
+
+    def _pass_probes(
+        self,
+        kinds: Collection[TensorType],
+        prepare: Callable[[TensorType], EncodeKind],
+        probe: Callable[[TensorType, EncodeKind], bool],
+        name: Callable[[TensorType], str],
+    ) -> dict[TensorType, EncodeKind]:
+        """The encoders that pass; `name` is that of a type's probe in the results."""
+        encoders = {kind: prepare(kind) for kind in kinds}
+        return {
+            kind: encode
+            for kind, encode in encoders.items()
+            if self._results.find(name(kind), functools.partial(probe, kind, encode))
+        }
 
 
 def _thorough(kind: TensorType) -> str:

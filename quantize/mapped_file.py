@@ -11,7 +11,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -31,12 +31,9 @@ _PIECE_BYTES = 1 << 20
 
 def wait(future: Future[_T]) -> _T:
     """The future's result; unlike its own method this can be interrupted by Ctrl+C on Windows too."""
-    while True:
-        try:
-            return future.result(timeout=0.5)
-        except FutureTimeoutError:
-            if future.done():  # the work itself raised a TimeoutError
-                raise
+    while not future.done():
+        wait_for_futures([future], timeout=0.5)
+    return future.result()
 
 
 @dataclass(slots=True)

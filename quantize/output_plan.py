@@ -256,7 +256,7 @@ def needs(source: Source, plans: Sequence[OutputPlan], threads: int, encoders: E
     """Memory and disk for writing the plans with so many encoder threads."""
     encoders = encoders or EncoderOptions()
     disk = disk_bytes(plans)
-    largest = _largest_block(source, pipeline_size(threads, on_device=encoders.device != "cpu"))
+    largest = _largest_block(source, pipeline_size(threads, on_device=encoders.on_device))
     kinds = [{tensor.kind for tensor in plan.tensors} for plan in plans]
     peak = peak_memory_bytes(threads, largest, source.tensors, kinds) + threads * source.merge_bytes(largest)
     peak += _encoder_bytes(encoders, encoded_kinds(plans))
@@ -266,7 +266,7 @@ def needs(source: Source, plans: Sequence[OutputPlan], threads: int, encoders: E
 
 def _encoder_bytes(options: EncoderOptions, kinds: Collection[TensorType]) -> int:
     """What the encoders' libraries hold, numba's compiler included, which is only needed the first time."""
-    if options.device != "cpu":
+    if options.on_device:
         return _TORCH_BYTES
     return _NUMBA_BYTES if KERNEL_KINDS & set(kinds) and importlib.util.find_spec("numba") is not None else 0
 

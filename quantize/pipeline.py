@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zephyr_local.quantize.encode import Destination, WrittenRange, encode_block
+from zephyr_local.quantize.encode import Destination, WrittenRange, encode_block, written_ranges
 from zephyr_local.quantize.encoders import Encode
 from zephyr_local.quantize.mapped_file import HASH_AHEAD, wait
 from zephyr_local.quantize.source import Block, SourceTensor
@@ -123,14 +123,17 @@ def encode_blocks(
     that has one is raised, that of `blocks` itself after those of all blocks before it; then all threads are at rest.
     """
     stopped = threading.Event()
-    writer = _Writer(write, to_write(threads), stopped)
-    encoders = _Encoders(destinations, encode, writer, stopped, threads)
     in_order = _InOrder(on_block)
     reading = Clock()
     remaining = iter(blocks)
     read_bytes = 0
     failed: Exception | None = None
-    try:
+    with ExitStack() as stack:  # ends all three even where Ctrl+C comes again meanwhile
+        writer = _Writer(write, to_write(threads), stopped)
+        stack.callback(writer.close)  # last: encoders may be waiting for a place in its queue
+        encoders = _Encoders(destinations, encode, writer, stopped, threads)
+        stack.callback(encoders.close)
+        stack.callback(stopped.set)
         while True:
             try:
                 with reading.running():
@@ -148,10 +151,6 @@ def encode_blocks(
         in_order.wait_until_written()
         if failed is not None:
             raise failed
-    finally:
-        stopped.set()
-        encoders.close()
-        writer.close()  # last: encoders may be waiting for a place in its queue
     return Streamed(in_order.ranges, read_bytes, reading.seconds, encoders.working.seconds, writer.writing.seconds)
 
 
@@ -235,9 +234,9 @@ class _Encoders:
             for places, encoded in encode_block(block, self._destinations[block.tensor.name], self._encode):
                 if self._stopped.is_set():
                     break
-                name, crc32 = block.tensor.source_name, zlib.crc32(encoded.data)
                 first = places[0].kind.size_bytes(block.first_row * block.tensor.n_columns)
-                alike = [WrittenRange(name, at.file, at.offset + first, encoded.nbytes, crc32) for at in places]
+                at = [(place.file, place.offset + first) for place in places]
+                alike = written_ranges(block.tensor.source_name, at, encoded)
                 waited_s += self._writer.wait_for_place()
                 writes.append(self._writer.submit(alike, encoded))
                 ranges += alike

@@ -46,8 +46,13 @@ class Reporter:
 
     def __init__(self, on_progress: OnProgress | None) -> None:
         self._tell = on_progress
-        self._began = time.monotonic()
+        self._started = self._began = time.monotonic()
         self._now = Progress("check", "", 0, 0, 0, 0, 0.0)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the first stage began."""
+        return time.monotonic() - self._started
 
     def begin(self, stage: Stage, total_bytes: int = 0, n_tensors: int = 0) -> None:
         """A new stage, of so many bytes and tensors."""

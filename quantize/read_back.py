@@ -41,7 +41,8 @@ def verify_all(
         finally:
             passed.put(None)
 
-    pool = ThreadPoolExecutor(min(threads, _MOST_THREADS), thread_name_prefix="verify")
+    threads = min(threads, _MOST_THREADS)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="verify")
     try:
         futures = []
         for output, its_ranges in zip(outputs, of_file, strict=True):

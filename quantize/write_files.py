@@ -47,6 +47,7 @@ class ConvertResult:
     bits_per_weight: float
     source_sha256: str
     elapsed_s: float
+    """Of the whole run, until the files had their names."""
     notices: tuple[str, ...] = ()
     """Lines for the user: what of the source was left out, and which encoders served instead of others."""
     timings: Timings | None = None
@@ -76,7 +77,6 @@ def write_files(
     :func:`require_outputs` comes first. The files get their names one after the other when all are complete and
     checked, of parts the first one last.
     """
-    started = time.monotonic()
     files = [file for plan in plans for file in plan.files]
     with ExitStack() as stack:
         outputs = [stack.enter_context(OutputFile(file.path, file.size_bytes, overwrite=overwrite)) for file in files]
@@ -90,7 +90,6 @@ def write_files(
         _check_headers(plans, [output.path for output in outputs])
         verify_s = time.perf_counter() - verify_began
         commit_together(_by_plan(plans, outputs))
-    elapsed_s = time.monotonic() - started
     return [
         ConvertResult(
             path=plan.files[0].path,
@@ -99,7 +98,7 @@ def write_files(
             n_tensors=len(plan.tensors),
             bits_per_weight=plan.bits_per_weight,
             source_sha256=written.provenance.sha256,
-            elapsed_s=elapsed_s,
+            elapsed_s=reporter.elapsed_s,
             notices=(*source.notices, *encoder.notices),
             timings=replace(written.timings, verify_s=verify_s),
         )
@@ -191,22 +190,23 @@ def _stream(
     """Converts every tensor, until all is on the disk."""
     began, cpu_began = time.perf_counter(), time.process_time()
     destinations = _destinations(plans)
-    files = [file for plan in plans for file in plan.files]
-    sync = EarlySync([(output.path, file.path) for output, file in zip(outputs, files, strict=True)])
     reporter.begin("convert", sum(tensor.stored_bytes for tensor in source.tensors), len(source.tensors))
 
     def write(file: int, offset: int, data: memoryview) -> None:
         outputs[file].write_at(offset, data)
         sync.written(file, data.nbytes)
 
-    hashes = TimedHashes()
-    try:
+    with ExitStack() as stack:  # closes both even where Ctrl+C comes again meanwhile
+        sync = EarlySync(outputs)
+        stack.callback(sync.close)
+        hashes = TimedHashes()
+        stack.callback(hashes.close)
         blocks = source.read_blocks(size.block_weights, hashes)
         streamed = encode_blocks(blocks, destinations, encoder.encode, write, size.threads, reporter.advance)
         sync.finish()
-    finally:
-        hashes.close()
-        sync.close()
+    assert sum(written.size_bytes for written in streamed.ranges) == sum(
+        place.size_bytes for plan in plans for file in plan.files for place in file.places
+    ), "the source left something out"
     timings = Timings(
         encoder=encoder.name,
         threads=size.threads,
@@ -216,7 +216,7 @@ def _stream(
         hash_s=hashes.hashing.seconds,
         encode_s=streamed.encode_s,
         written_bytes=sum(written.size_bytes for written in streamed.ranges),
-        write_s=streamed.write_s,
+        write_s=streamed.write_s - sync.waited.seconds,
         sync_s=sync.syncing.seconds,
         verify_s=0.0,
         cpu_s=time.process_time() - cpu_began,

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,22 @@ FLOATS_READ = types.Array(types.float32, 1, "C", readonly=True)
 BYTES_WRITTEN = types.Array(types.uint8, 1, "C")
 INTEGER = types.int64
 
+_SOURCES = Path(__file__).parent
+_CACHE_DIR_IS_GLOBAL = threading.Lock()
+
 
 def cache_folder() -> Path | None:
     """Where kernels of this version, compiled for this processor, are kept; None where there is no such place."""
     versions = f"{numba.__version__} {llvmlite.__version__} {sys.implementation.cache_tag} {cpu()}"
     digest = hashlib.sha256(versions.encode())
     try:
-        for source in sorted(Path(__file__).parent.glob("*.py")):
+        sources = sorted(_SOURCES.glob("*.py"))
+        for source in sources:
             digest.update(source.name.encode() + source.read_bytes())
-        return _user_cache() / "zephyr-local" / "kernels" / digest.hexdigest()[:16]
-    except (OSError, RuntimeError):  # a frozen application without sources; a user without a home
+        folder = _user_cache() / "zephyr-local" / "kernels" / digest.hexdigest()[:16]
+    except (OSError, RuntimeError):  # a user without a home
         return None
+    return folder if sources else None  # in a frozen application nothing tells one version from the next
 
 
 def _user_cache() -> Path:
@@ -55,28 +61,41 @@ def cpu() -> str:
 def compile_kernel(function: Callable[..., None], signature: Sequence[types.Type], folder: Path | None) -> Any:
     """The function for these argument types, from the folder or compiled into it; calls release the GIL.
 
-    A folder that cannot be written costs the compilation every time, one that cannot be read is emptied.
+    A folder that cannot be written costs the compilation every time, one that cannot be read is emptied. Raises
+    whatever numba does of a function that it cannot compile.
     """
     if folder is not None:
+        dispatcher = _dispatcher(function)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return _compile(function, signature, folder)
+            if _keep_in(folder, dispatcher):
+                dispatcher.compile(tuple(signature))
+                dispatcher.disable_compile()
+                return dispatcher
         except Exception:  # a damaged cache may raise anything when it is unpickled
+            if dispatcher.overloads:  # compiled, and no room to keep it
+                dispatcher.disable_compile()
+                return dispatcher
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder)
-    return _compile(function, signature, None)
+    dispatcher = _dispatcher(function)
+    dispatcher.compile(tuple(signature))
+    dispatcher.disable_compile()
+    return dispatcher
 
 
-def _compile(function: Callable[..., None], signature: Sequence[types.Type], folder: Path | None) -> Any:
+def _dispatcher(function: Callable[..., None]) -> Any:
     # IEEE division: by zero gives infinity or NaN, as in C. No fastmath: the bytes depend on the order of operations.
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-    if folder is not None:
+    return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def _keep_in(folder: Path, dispatcher: Any) -> bool:
+    """Lets numba keep the code there; False where it would choose another place, as it does if it may not write."""
+    with _CACHE_DIR_IS_GLOBAL:
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = str(folder)
         try:
             dispatcher.enable_caching()
         finally:
             numba.config.CACHE_DIR = before
-    dispatcher.compile(tuple(signature))
-    dispatcher.disable_compile()
-    return dispatcher
+    return Path(dispatcher.stats.cache_path).is_relative_to(folder)

@@ -6,7 +6,7 @@ scalar code does, operation by operation, and ends with the same bits, at the ra
 
 `Lanes` is a numba type that LLVM holds as a vector, in registers. `+ - * /`, unary minus and the comparisons work lane
 by lane, a float32 beside lanes stands for sixteen equal ones, and a comparison's result goes to `select` or through
-`&` and `|`. No operation is fused or reassociated: multiply and add round separately, as in ggml on x86-64.
+`&`. No operation is fused or reassociated: multiply and add round separately, as in ggml on x86-64.
 
 Sixteen lanes are one AVX-512 register, two of AVX, four of SSE and NEON: the same source and the same bits everywhere.
 """
@@ -129,7 +129,6 @@ for _operation, _comparison in (
 # NaN differs from everything, as in C.
 _register_binary(operator.ne, FLOATS, MASK, lambda builder, left, right: builder.fcmp_unordered("!=", left, right))
 _register_binary(operator.and_, MASK, MASK, _arithmetic("and_"))
-_register_binary(operator.or_, MASK, MASK, _arithmetic("or_"))
 
 
 @type_callable(operator.neg)

@@ -151,3 +151,32 @@ def pack_q6(levels: Bytes, packed: Bytes) -> None:
             packed[64 * run + i] = (a & 0xF) | ((c & 0xF) << 4)
             packed[64 * run + 32 + i] = (b & 0xF) | ((e & 0xF) << 4)
             packed[128 + 32 * run + i] = (a >> 4) | ((b >> 4) << 2) | ((c >> 4) << 4) | ((e >> 4) << 6)
+
+
+@numba.njit
+def decode_affine(packed: Bytes, bits: int, scales: Bytes, minimums: Bytes, decoded: NDArray[np.float32]) -> None:
+    """What a decoder reads from a super-block of Q4_K or Q5_K, (256,); `scales` and `minimums`, scratch, (8,)."""
+    d = from_float16(packed[0] | (packed[1] << 8))
+    d_min = from_float16(packed[2] | (packed[3] << 8))
+    unpack_scales_k4(packed[4:], scales, minimums)
+    high, low = packed[16:], packed[16 if bits == 4 else 48 :]
+    for j in range(8):
+        scale, minimum = d * f32(scales[j]), d_min * f32(minimums[j])
+        for i in range(32):
+            level = (low[32 * (j // 2) + i] >> (4 * (j % 2))) & 0xF
+            if bits == 5:
+                level |= ((high[i] >> j) & 1) << 4
+            decoded[32 * j + i] = scale * f32(level) - minimum
+
+
+@numba.njit
+def decode_q6(packed: Bytes, decoded: NDArray[np.float32]) -> None:
+    """What a decoder reads from a super-block of Q6_K, (256,)."""
+    d = from_float16(packed[208] | (packed[209] << 8))
+    for j in range(16):
+        scale = d * f32(np.int8(packed[192 + j]))
+        for i in range(16 * j, 16 * (j + 1)):
+            run, row = i // 128, i % 128
+            low = (packed[64 * run + row % 64] >> (4 * (row // 64))) & 0xF
+            high = (packed[128 + 32 * run + row % 32] >> (2 * (row // 32))) & 3
+            decoded[i] = scale * f32((low | (high << 4)) - 32)

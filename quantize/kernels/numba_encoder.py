@@ -52,7 +52,10 @@ def is_compiled(plain: Collection[TensorType], thorough: Collection[TensorType],
     functions = {_FAMILIES[kind][0] for kind in plain} | {_IMPROVERS[kind] for kind in thorough}
     if folder is None:
         return not functions
-    return all(any(folder.rglob(f"*.{function.__name__}-*.nbc")) for function in functions)
+    try:
+        return all(any(folder.rglob(f"*.{function.__name__}-*.nbc")) for function in functions)
+    except OSError:  # on Python 3.11, where another process empties the folder meanwhile
+        return False
 
 
 def prepare(kind: TensorType, folder: Path | None) -> EncodeKind:

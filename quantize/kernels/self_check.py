@@ -79,23 +79,26 @@ def betters_ggml(kind: TensorType, encode: EncodeKind) -> bool:
 
 
 def relative_error_difference(kind: TensorType, encode: EncodeKind) -> float:
-    """How far the squared errors of the encoder and of ggml's on the probe's ordinary rows are apart, relative."""
+    """How far the squared errors of the encoder and of ggml's on the probe's ordinary rows are apart, relative.
+
+    NaN where the encoder's is no number.
+    """
     rows, importance = _probe()
     rows = rows[:3]
-    apart = 0.0
+    apart = []
     for weights in (None, importance):
         ours = _errors(kind, encode, rows, weights).sum()
         theirs = _errors(kind, functools.partial(ggml.encode, kind), rows, weights).sum()
-        apart = max(apart, float(abs(ours - theirs) / theirs))
-    return apart
+        apart.append(abs(ours - theirs) / theirs)
+    return float(np.max(apart))  # unlike Python's max, NaN where one is
 
 
 class ProbeResults:
     """What probes of this machine found, by name, in a small file that may be missing, damaged or unwritable."""
 
-    def __init__(self, folder: Path | None, machine: str) -> None:
-        """`folder` belongs to one version of the kernels; `machine` names the processor."""
-        name = hashlib.sha256(f"{machine} {ggml.library_identity()}".encode()).hexdigest()[:16]
+    def __init__(self, folder: Path | None) -> None:
+        """`folder` belongs to one version of the kernels and one kind of processor."""
+        name = hashlib.sha256(ggml.library_identity().encode()).hexdigest()[:16]
         self._path = None if folder is None else folder / f"checked-{name}.json"
         self._found: dict[str, bool] = {}
         if self._path is not None:
@@ -121,6 +124,7 @@ class ProbeResults:
             return
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as file:
-                json.dump(self._found, file)
-            Path(file.name).replace(self._path)
+            with tempfile.TemporaryDirectory(dir=self._path.parent) as folder:
+                written = Path(folder) / self._path.name
+                written.write_text(json.dumps(self._found), "utf-8")
+                written.replace(self._path)

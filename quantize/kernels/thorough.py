@@ -45,6 +45,8 @@ LEAST_GAIN = f32(1e-5)
 """By which part of itself an error must fall before other bytes are taken: more than rounding makes of it (3e-6)."""
 LEAST_ERROR = f32(1e-35)
 """Errors below it have lost digits to underflow: such blocks stay as they are."""
+LITTLE_IMPORTANCE = f32(1e-6 / SUPER_BLOCK)
+"""Of the sum of a super-block's: what a weight gets whose whole sub-block has none."""
 
 _INTEGER_SHIFT = f32(1.5 * 2**23)  # added and taken away again, it leaves the nearest whole number, ties to even
 _DENORMAL_SHIFT = f32(1.5 * 2**-1)  # likewise the nearest multiple of 2**-24, the distance of float16 denormals
@@ -81,6 +83,25 @@ def fill(tile: Tile, value: np.float32) -> None:
 def put(tile: Tile, at: int, lanes: Mask, value: Floats) -> None:
     """Writes a value in the lanes of a mask."""
     store(tile, at, select(lanes, value, load(tile, at)))
+
+
+@helper
+def count_every_sub_block(importance: Tile, size: int) -> None:
+    """Gives sub-blocks of `size` weights whose importance is 0 throughout a millionth of the super-block's mean.
+
+    Columns that did not fire in a calibration may fire later; without this, nothing would hold their weights near what
+    they were. The error that decides between two blocks is that of the importance as it was.
+    """
+    total = splat(f32(0))
+    for at in range(0, SUPER_BLOCK * LANES, LANES):
+        total = total + load(importance, at)
+    little = total * LITTLE_IMPORTANCE
+    for first in range(0, SUPER_BLOCK * LANES, size * LANES):
+        sum_w = splat(f32(0))
+        for at in range(first, first + size * LANES, LANES):
+            sum_w = sum_w + load(importance, at)
+        for at in range(first, first + size * LANES, LANES):
+            put(importance, at, sum_w == splat(f32(0)), little)
 
 
 @helper

@@ -25,13 +25,14 @@ from zephyr_local.quantize.kernels.lanes import (
     transpose,
     transpose_importance,
 )
-from zephyr_local.quantize.kernels.layout import SUPER_BLOCK, Bytes, from_float16, unpack_scales_k4
+from zephyr_local.quantize.kernels.layout import SUPER_BLOCK, Bytes, decode_affine
 from zephyr_local.quantize.kernels.search import Tile
 from zephyr_local.quantize.kernels.thorough import (
     ENTRY,
     FIRST,
     SECOND,
     clear_shortlist,
+    count_every_sub_block,
     fill,
     helper,
     is_less,
@@ -356,22 +357,6 @@ def find_thoroughly(batch: Batch, found: Tile, kept: Tile) -> None:
             put(found[MINIMUM_LEVEL], j * LANES, better, load(batch.chosen, j * CHOSEN + CHOSEN_MINIMUM))
 
 
-@helper
-def decode_affine(packed: Bytes, bits: int, scales: Bytes, minimums: Bytes, decoded: Tile) -> None:
-    """What a decoder reads from a super-block of Q4_K or Q5_K, (256,)."""
-    d = from_float16(packed[0] | (packed[1] << 8))
-    d_min = from_float16(packed[2] | (packed[3] << 8))
-    unpack_scales_k4(packed[4:], scales, minimums)
-    high, low = packed[16:], packed[16 if bits == 4 else 48 :]
-    for j in range(SUB_BLOCKS):
-        scale, minimum = d * f32(scales[j]), d_min * f32(minimums[j])
-        for i in range(SIZE):
-            level = (low[SIZE * (j // 2) + i] >> (4 * (j % 2))) & 0xF
-            if bits == 5:
-                level |= ((high[i] >> j) & 1) << 4
-            decoded[SIZE * j + i] = scale * f32(level) - minimum
-
-
 def improve_affine(weights: Tile, importance: Tile, bits: int, packed: Bytes) -> None:
     """Betters whole super-blocks, (n * 256,), that ggml encoded as Q4_K or Q5_K, in place, where the search can.
 
@@ -403,6 +388,7 @@ def improve_affine(weights: Tile, importance: Tile, bits: int, packed: Bytes) ->
         transpose(weights[first * SUPER_BLOCK :], values, n_lanes, SUPER_BLOCK)
         if importance.size:
             transpose_importance(importance, batch.importance, first, SUPER_BLOCK)
+            count_every_sub_block(batch.importance, SIZE)
         sum_up(values, batch)
         find_thoroughly(batch, found, kept)
         for block in range(first, first + n_lanes):

@@ -24,7 +24,7 @@ from zephyr_local.quantize.kernels.lanes import (
     transpose,
     transpose_importance,
 )
-from zephyr_local.quantize.kernels.layout import SUPER_BLOCK, Bytes, from_float16
+from zephyr_local.quantize.kernels.layout import SUPER_BLOCK, Bytes, decode_q6
 from zephyr_local.quantize.kernels.search import Tile
 from zephyr_local.quantize.kernels.symmetric import FACTOR, SCALE_LEVEL, put_q6_block
 from zephyr_local.quantize.kernels.thorough import (
@@ -33,6 +33,7 @@ from zephyr_local.quantize.kernels.thorough import (
     FIRST,
     SECOND,
     clear_shortlist,
+    count_every_sub_block,
     fill,
     helper,
     is_less,
@@ -223,19 +224,6 @@ def find_thoroughly(batch: Batch, found: Tile, kept: Tile) -> None:
             put(found[SCALE_LEVEL], j * LANES, better, load(batch.chosen, j * CHOSEN + CHOSEN_SCALE))
 
 
-@helper
-def decode_q6(packed: Bytes, decoded: Tile) -> None:
-    """What a decoder reads from a super-block of Q6_K, (256,)."""
-    d = from_float16(packed[208] | (packed[209] << 8))
-    for j in range(SUB_BLOCKS):
-        scale = d * f32(np.int8(packed[192 + j]))
-        for i in range(j * SIZE, (j + 1) * SIZE):
-            run, row = i // 128, i % 128
-            low = (packed[64 * run + row % 64] >> (4 * (row // 64))) & 0xF
-            high = (packed[128 + 32 * run + row % 32] >> (2 * (row // 32))) & 3
-            decoded[i] = scale * f32((low | (high << 4)) - 32)
-
-
 def improve_symmetric(weights: Tile, importance: Tile, bits: int, packed: Bytes) -> None:
     """Betters whole super-blocks, (n * 256,), that ggml encoded as Q6_K, in place, where the search can.
 
@@ -260,6 +248,7 @@ def improve_symmetric(weights: Tile, importance: Tile, bits: int, packed: Bytes)
         transpose(weights[first * SUPER_BLOCK :], batch.values, n_lanes, SUPER_BLOCK)
         if importance.size:
             transpose_importance(importance, batch.importance, first, SUPER_BLOCK)
+            count_every_sub_block(batch.importance, SIZE)
         find_thoroughly(batch, found, kept)
         for block in range(first, first + n_lanes):
             x, own = weights[block * SUPER_BLOCK :], packed[block * block_bytes :]

@@ -87,7 +87,7 @@ def encode(
     """Encodes float32 rows, shape (n_rows, n_columns); returns the bytes. The columns must be whole blocks.
 
     `importance`, shape (n_columns,), finite and not negative, weighs each column's errors against the others'. Raises
-    EngineError where the device's memory does not suffice.
+    EngineError where the device's memory does not suffice, or the device fails.
     """
     n_columns = rows.shape[1]
     assert rows.dtype == np.float32, rows.dtype
@@ -119,6 +119,8 @@ def encode(
                 f"{device} has too little free memory to encode, which takes about {_CHUNK_MIB} MiB",
                 "Leave out --device, or end what else uses that memory",
             ) from error
+        except RuntimeError as error:  # an operation that the device has not, a driver that failed
+            raise EngineError(f"{device} cannot encode {kind.name} ({error})", "Leave out --device") from error
     return encoded.reshape(-1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -13,7 +14,7 @@ import pytest
 from tests.checkpoint_builder import ModelShape, build_checkpoint, read_tensors, rewrite_tensors
 from tests.cli.command import zephyr_local
 from tests.quantize.llama_quantize import llama_quantize, require_equal
-from zephyr_local.cli.conversion import where_the_time_went
+from zephyr_local.cli.conversion import told_when_interrupted, where_the_time_went
 from zephyr_local.cli.conversion_options import parse_size
 from zephyr_local.cli.main import run
 from zephyr_local.cli.progress_bar import progress_display
@@ -257,6 +258,7 @@ def test_every_search_can_be_asked_for(here: Path, monkeypatch: pytest.MonkeyPat
         (["--search", "harder"], 2, "'harder' is not one of 'ggml', 'thorough'"),
         (["--search", "thorough", "--device", "cuda"], 2, "the thorough search runs on the CPU"),
         (["--device", "abacus"], 2, "device"),
+        (["--device", "abacus", "--dry-run"], 2, "device"),
     ],
     ids=str,
 )
@@ -265,6 +267,15 @@ def test_encoders_that_cannot_be_had(
 ):
     assert quantize(checkpoint, "--q4_k_m", *flags) == code
     assert words in capsys.readouterr().err
+    assert names(here) == []
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=str)
+def test_a_thorough_search_of_nothing_is_refused(
+    more: list[str], checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert quantize(checkpoint, "--q4_0", "--search", "thorough", *more, "--tensor-type", "output=q4_0") == 2
+    assert "the thorough search would change nothing" in capsys.readouterr().err
     assert names(here) == []
 
 
@@ -348,7 +359,29 @@ def test_on_a_terminal_a_bar_moves_while_it_compiles(
     assert "compiling the encoders for this machine (once)" in "\n".join(progress_lines(STAGES[:2], capsys))
 
 
+def test_a_stage_as_long_as_the_one_before_begins_anew(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for name, value in {"TERM": "xterm", "COLUMNS": "100", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    whole = Progress("convert", "a", 100, 100, 1, 1, 1.0)
+    shown = "\n".join(progress_lines([whole, Progress("verify", "", 0, 100, 0, 1, 0.0)], capsys))
+    assert "-:--:--" in shown[shown.find("verify") :], "nothing is known yet of the time that is left"
+
+
 # --- parts ---
+
+
+def test_an_interruption_just_after_parts_were_named(here: Path, capsys: pytest.CaptureFixture[str]):
+    def interrupt(after: Callable[[], object]) -> str:
+        with pytest.raises(KeyboardInterrupt), told_when_interrupted([Path("a.gguf")]):  # noqa: PT012
+            after()
+            raise KeyboardInterrupt
+        return capsys.readouterr().err
+
+    assert "Interrupted at the very end." in interrupt(Path("a-00001-of-00002.gguf").touch)
+    assert "Interrupted; nothing was written." in interrupt(lambda: None)
 
 
 def test_parts(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import skip_or_fail
-from zephyr_local.errors import InvalidInputError
+from zephyr_local.errors import EngineError, InvalidInputError
 from zephyr_local.quantize import encoders
 from zephyr_local.quantize.encoders import EncoderOptions, Search, open_encoder
 from zephyr_local.quantize.kernels import ggml, self_check
@@ -79,6 +82,7 @@ def test_where_bytes_differ_ggml_serves_with_one_line_and_so_the_next_time(
         patch.setattr(self_check.ggml, "encode", other_bytes)
         first = open_encoder(EncoderOptions(), [TensorType.Q8_0])
     assert [record.getMessage() for record in caplog.records] == list(first.notices)
+    assert first.name == "ggml"
     assert "encoding Q8_0 with ggml" in first.notices[0]
     np.testing.assert_array_equal(first.encode(TensorType.Q8_0, ROWS, None), ggml.encode(TensorType.Q8_0, ROWS))
     assert checks(tmp_path) == {"Q8_0": False}
@@ -127,5 +131,106 @@ def test_types_that_no_kernel_makes_compile_nothing(tmp_path: Path) -> None:
 
 
 def test_the_thorough_search_and_a_device_exclude_each_other() -> None:
-    with pytest.raises(InvalidInputError, match="runs on the CPU"):
-        EncoderOptions(search=Search.THOROUGH, device="cuda")
+    for search in (Search.THOROUGH, "thorough"):
+        with pytest.raises(InvalidInputError, match="runs on the CPU"):
+            EncoderOptions(search=search, device="cuda")  # type: ignore[arg-type]
+
+
+def test_a_search_goes_by_its_name() -> None:
+    assert EncoderOptions(search="thorough").search is Search.THOROUGH  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="'harder' is no search") as caught:
+        EncoderOptions(search="harder")  # type: ignore[arg-type]
+    assert caught.value.remedy == "Use ggml or thorough"
+
+
+@pytest.mark.parametrize("broken", ["prepare", "is_compiled"])
+def test_a_numba_that_fails_leaves_ggml_to_serve_with_a_line(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does in a frozen application without LLVM's library, or where nobody may make memory executable."""
+    from zephyr_local.quantize.kernels import numba_encoder
+
+    def fails(*_: object) -> None:
+        raise OSError("cannot load libllvmlite.so\nin any of\nthese places")
+
+    monkeypatch.setattr(numba_encoder, broken, fails)
+    encoder = open_encoder(EncoderOptions(), [TensorType.Q8_0], lambda: None)
+    expected = "encoding with ggml, several times slower: numba fails here (OSError: cannot load libllvmlite.so)"
+    assert (encoder.name, encoder.notices) == ("ggml", (expected,))
+    np.testing.assert_array_equal(encoder.encode(TensorType.Q8_0, ROWS, None), ggml.encode(TensorType.Q8_0, ROWS))
+    with pytest.raises(InvalidInputError, match="the thorough search needs numba, and numba fails here"):
+        open_encoder(EncoderOptions(search=Search.THOROUGH), [TensorType.Q4_K], lambda: None)
+
+
+def test_an_error_of_the_callback_is_the_callers() -> None:
+    def stop() -> None:
+        raise OSError("no more of this")
+
+    with pytest.raises(OSError, match="no more of this"):
+        open_encoder(EncoderOptions(), [TensorType.Q8_0], stop)
+
+
+def test_nothing_is_printed_beside_the_notice() -> None:
+    """Where an application has configured no logging, as the command line has not."""
+    code = (
+        "import sys; sys.modules['numba'] = None; import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name: None if name == 'numba' else find(name)\n"
+        "from zephyr_local.quantize.encoders import EncoderOptions, open_encoder\n"
+        "from zephyr_local.quantize.types import TensorType\n"
+        "print(open_encoder(EncoderOptions(), [TensorType.Q4_K]).notices)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "encoding with ggml" in done.stdout
+    assert done.stderr == ""
+
+
+# --- on a device ---
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> EncoderOptions:
+    """The CPU, opened as if it were another device."""
+    from zephyr_local.quantize.kernels import torch_encoder
+
+    monkeypatch.setattr(torch_encoder, "open_device", lambda name: torch.device("cpu"))
+    return EncoderOptions(device="cuda")
+
+
+def test_a_device_with_ggmls_bytes_needs_no_word(device: EncoderOptions) -> None:
+    encoder = open_encoder(device, [TensorType.Q4_K, TensorType.Q5_0])
+    assert (encoder.name, encoder.notices) == ("torch on cpu", ())
+    for kind in (TensorType.Q4_K, TensorType.Q5_0):
+        np.testing.assert_array_equal(encoder.encode(kind, ROWS, ROWS[0] ** 2), ggml.encode(kind, ROWS, ROWS[0] ** 2))
+
+
+def test_a_device_with_other_bytes_and_the_same_error_is_named_so(
+    device: EncoderOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders, "gives_ggml_bytes", lambda *_: False)
+    encoder = open_encoder(device, [TensorType.Q8_0])
+    assert encoder.notices == ("Q8_0: cpu gives other bytes than ggml, with the same error to 0e+00",)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(b"\x00\x00", "with another error than ggml"), (b"\xff\x7f", "by nan of it")],
+    ids=["zero", "NaN"],
+)
+def test_a_device_with_another_error_is_refused(
+    damage: bytes, words: str, device: EncoderOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the scale of the first block is another one."""
+    from zephyr_local.quantize.kernels import torch_encoder
+
+    def damaged(kind: TensorType, rows: np.ndarray, importance: np.ndarray | None, _: object) -> np.ndarray:
+        encoded = ggml.encode(kind, rows, importance)
+        encoded[:2] = np.frombuffer(damage, np.uint8)
+        return encoded
+
+    monkeypatch.setattr(torch_encoder, "encode", damaged)
+    with pytest.raises(EngineError, match=words) as caught:
+        open_encoder(device, [TensorType.Q8_0])
+    assert caught.value.remedy == "Leave out --device"
+
+
+def test_a_device_that_would_have_nothing_to_do_is_refused(device: EncoderOptions) -> None:
+    with pytest.raises(InvalidInputError, match="the device cuda would change nothing"):
+        open_encoder(device, [TensorType.F16])

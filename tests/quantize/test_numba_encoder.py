@@ -154,3 +154,54 @@ def test_a_damaged_or_unwritable_cache_costs_time_alone(tmp_path: Path, damage: 
     encoded = np.empty(4 * 34, np.uint8)
     kernel(rows.reshape(-1), rows[0, :0], 8, encoded)
     np.testing.assert_array_equal(encoded, ggml.encode(TensorType.Q8_0, rows))
+
+
+def test_nothing_is_kept_where_nothing_tells_versions_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen application has no sources to be told apart by."""
+    encoder(TensorType.Q8_0)
+    from zephyr_local.quantize.kernels import compiled
+
+    assert compiled.cache_folder() is not None
+    monkeypatch.setattr(compiled, "_SOURCES", tmp_path / "absent")
+    assert compiled.cache_folder() is None
+
+
+def q8_0_kernel(folder: Path) -> object:
+    from zephyr_local.quantize.kernels import compiled, numba_encoder
+    from zephyr_local.quantize.kernels.q8_0 import encode_q8_0
+
+    return compiled.compile_kernel(encode_q8_0, numba_encoder.SIGNATURE, folder)
+
+
+def test_code_is_kept_nowhere_else_than_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba itself would go on to places whose code it does not tell from that of another version."""
+    encoder(TensorType.Q8_0)
+    from numba.core import caching
+
+    def refused(*_: object) -> None:
+        raise OSError("not yours")
+
+    monkeypatch.setattr(caching.UserProvidedCacheLocator, "ensure_cache_path", refused)
+    kept: list[object] = []
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", lambda *arguments: kept.append(arguments))
+    kernel = q8_0_kernel(tmp_path / "kernels")
+    assert kernel.signatures  # type: ignore[attr-defined]
+    assert kept == []
+
+
+def test_a_full_disk_costs_what_is_kept_and_no_second_compilation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder(TensorType.Q8_0)
+    from numba.core import caching
+
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    (folder / "another").write_text("kernel")
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
+    assert q8_0_kernel(folder).signatures  # type: ignore[attr-defined]
+    assert (folder / "another").read_text() == "kernel"

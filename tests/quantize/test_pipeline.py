@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.checkpoint_builder import build_checkpoint
-from zephyr_local.convert.hf_to_gguf import ConvertOptions, OutputRequest, convert_model, open_source
+from zephyr_local.convert.checkpoint_source import CheckpointSource
+from zephyr_local.convert.hf_to_gguf import ConvertOptions, OutputRequest, Progress, convert_model, open_source
 from zephyr_local.errors import OutputError
 from zephyr_local.gguf_file import read_gguf
 from zephyr_local.quantize import early_sync
-from zephyr_local.quantize.encode import Destination, written_range
+from zephyr_local.quantize.early_sync import EarlySync
+from zephyr_local.quantize.encode import Destination, written_ranges
 from zephyr_local.quantize.encoders import Encode, Encoder
 from zephyr_local.quantize.gguf_output import OutputFile
 from zephyr_local.quantize.kernels import ggml
+from zephyr_local.quantize.mapped_file import wait
 from zephyr_local.quantize.output_plan import plan_outputs
 from zephyr_local.quantize.pipeline import Write, encode_blocks, pipeline_size, to_encode, to_write
 from zephyr_local.quantize.progress import Reporter
@@ -81,7 +85,8 @@ def test_every_block_is_written_at_its_place_and_told_of_in_order(threads: int):
     assert np.array_equal(np.frombuffer(written, np.float32), np.repeat(np.arange(40, dtype=np.float32), N_COLUMNS))
     assert told == [("the source's a", 4 * N_COLUMNS)] * 40
     assert [number_at(of_block.offset) for of_block in streamed.ranges] == list(range(40))
-    assert streamed.ranges[3] == written_range("the source's a", 0, 3 * 128, np.full(32, 3, np.float32).view(np.uint8))
+    fourth = np.full(32, 3, np.float32).view(np.uint8)
+    assert streamed.ranges[3:4] == written_ranges("the source's a", [(0, 3 * 128)], fourth)
     assert streamed.read_bytes == 40 * 4 * N_COLUMNS
     require_at_rest()
 
@@ -309,18 +314,106 @@ def test_a_disk_that_fails_in_the_middle_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("step_bytes", [1, 1 << 40], ids=["early", "at the end"])
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.EIO, "Check the folder's permissions"), (errno.ENOSPC, "Free some space")], ids=str
+)
 def test_what_does_not_reach_the_disk_is_an_error(
-    step_bytes: int, checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, remedy: str, step_bytes: int, checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    """A quota, or a server's disk, may be met no sooner."""
+
     def broken(fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(early_sync, "_STEP_BYTES", step_bytes)
     monkeypatch.setattr(os, "fdatasync", broken, raising=False)
-    with pytest.raises(OutputError, match=r"a\.gguf cannot be written: Input/output error"):
+    with pytest.raises(OutputError, match=rf"a\.gguf cannot be written: {os.strerror(number)}") as caught:
+        convert_model(checkpoint, [OutputRequest(out / "a.gguf", FileType.Q8_0)])
+    assert caught.value.remedy.startswith(remedy)
+    assert list(out.iterdir()) == []
+    require_at_rest()
+
+
+def test_a_disk_that_falls_behind_stops_the_writer(out: Path, monkeypatch: pytest.MonkeyPatch):
+    """Or all would seem done while most of it is still to be written."""
+    monkeypatch.setattr(early_sync, "_STEP_BYTES", 10)
+    disk_goes_on = threading.Event()
+    synced: list[OutputFile] = []
+
+    def sync_data(self: OutputFile) -> None:
+        assert disk_goes_on.wait(LIMIT_S)
+        synced.append(self)
+
+    monkeypatch.setattr(OutputFile, "sync_data", sync_data)
+    handed_over: list[int] = []
+    with OutputFile(out / "a.gguf", 100, overwrite=False) as output:
+        sync = EarlySync([output])
+
+        def write() -> None:
+            for number in range(6):
+                sync.written(0, 5)
+                handed_over.append(number)
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        wait_until(lambda: len(handed_over) == 5)
+        time.sleep(0.05)
+        assert len(handed_over) == 5, "10 bytes are being synced, and 20 more would be two steps"
+        disk_goes_on.set()
+        writing.join(LIMIT_S)
+        sync.finish()
+        sync.close()
+    assert len(synced) == 3
+    assert sync.waited.seconds > 0.04
+    require_at_rest()
+
+
+def test_a_source_that_leaves_something_out_makes_no_file(checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = CheckpointSource.read_blocks
+
+    def all_but_one(self: CheckpointSource, *arguments: object) -> Iterator[Block]:
+        blocks = whole(self, *arguments)  # type: ignore[arg-type]
+        next(blocks)
+        yield from blocks
+
+    monkeypatch.setattr(CheckpointSource, "read_blocks", all_but_one)
+    with pytest.raises(AssertionError, match="left something out"):
         convert_model(checkpoint, [OutputRequest(out / "a.gguf", FileType.Q8_0)])
     assert list(out.iterdir()) == []
     require_at_rest()
+
+
+class FinishesLate(Future[int]):
+    """Is finished just after a wait for it gave up."""
+
+    def result(self, timeout: float | None = None) -> int:
+        if timeout is not None and not self.done():
+            self.set_result(7)
+            raise TimeoutError
+        return super().result(timeout)
+
+
+def test_a_wait_that_gives_up_is_no_error_of_the_work():
+    future = FinishesLate()
+    timer = threading.Timer(0.05, lambda: future.done() or future.set_result(7))
+    timer.start()
+    assert wait(future) == 7
+    timer.join()
+    failed: Future[int] = Future()
+    failed.set_exception(TimeoutError("of the work"))
+    with pytest.raises(TimeoutError, match="of the work"):
+        wait(failed)
+
+
+def test_the_time_of_a_run_begins_with_its_first_stage(checkpoint: Path, out: Path):
+    """It compiles in between, on a new machine."""
+
+    def slow_check(progress: Progress) -> None:
+        if progress.stage == "check":
+            time.sleep(0.3)
+
+    (result,) = convert_model(checkpoint, [OutputRequest(out / "a.gguf", FileType.Q4_0)], None, slow_check)
+    assert result.elapsed_s > 0.3
 
 
 # --- whose encoder ---

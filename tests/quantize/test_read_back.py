@@ -10,7 +10,7 @@ import pytest
 
 from zephyr_local.errors import OutputError
 from zephyr_local.quantize import read_back
-from zephyr_local.quantize.encode import WrittenRange, written_range
+from zephyr_local.quantize.encode import WrittenRange, written_ranges
 from zephyr_local.quantize.gguf_output import OutputFile
 
 
@@ -25,7 +25,7 @@ def ranges_in(outputs: list[OutputFile], n_ranges: int) -> list[WrittenRange]:
     for number in range(n_ranges):
         values = np.full(8, number, np.uint8)
         outputs[number % 2].write_at(8 * number, values.data)
-        written.append(written_range(f"tensor {number}", number % 2, 8 * number, values))
+        written += written_ranges(f"tensor {number}", [(number % 2, 8 * number)], values)
     return written
 
 

@@ -139,6 +139,20 @@ def test_the_importance_of_every_row_is_that_of_its_columns(kind: TensorType) ->
 
 
 @by_kind
+def test_columns_that_weigh_nothing_stay_near_what_they_were(kind: TensorType) -> None:
+    """They did not fire in the calibration; nothing says that they never will."""
+    rng = np.random.default_rng(9)
+    rows = KINDS["normal"](rng, 64, 1024)
+    columns = IMPORTANCE["lognormal"](rng, 1024)
+    columns[32:96] = columns[512:544] = 0
+    decoded = ggml.decode(kind, encode(kind, rows, columns), 1024)
+    without = ggml.decode(kind, ggml.encode(kind, rows, None), 1024)
+    for first, last in ((32, 96), (512, 544)):
+        part = slice(first, last)
+        assert ((decoded - rows)[:, part] ** 2).sum() < 1.5 * ((without - rows)[:, part] ** 2).sum()
+
+
+@by_kind
 def test_gguf_py_reads_the_blocks_as_ggml_does(kind: TensorType) -> None:
     rows = KINDS["heavy_tailed"](np.random.default_rng(4), 16, 512)
     encoded = encode(kind, rows, None)

@@ -293,3 +293,13 @@ def test_memory_that_does_not_suffice_is_said(monkeypatch: pytest.MonkeyPatch, d
     monkeypatch.setitem(torch_encoder._ENCODERS, TensorType.Q8_0, out_of_memory)
     with pytest.raises(EngineError, match="too little free memory to encode, which takes about 256 MiB"):
         torch_encoder.encode(TensorType.Q8_0, np.zeros((1, 32), np.float32), None, device)
+
+
+def test_what_else_a_device_fails_in_is_said(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    def not_there(*_: object) -> torch.Tensor:
+        raise NotImplementedError("aten::nan_to_num is not there")
+
+    monkeypatch.setitem(torch_encoder._ENCODERS, TensorType.Q8_0, not_there)
+    with pytest.raises(EngineError, match=r"cannot encode Q8_0 .*nan_to_num") as caught:
+        torch_encoder.encode(TensorType.Q8_0, np.zeros((1, 32), np.float32), None, device)
+    assert caught.value.remedy == "Leave out --device"

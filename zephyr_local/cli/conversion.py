@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -103,21 +104,24 @@ def output_folder(output: str | None, *, several: bool) -> Iterator[None]:
 @contextmanager
 def told_when_interrupted(outputs: Sequence[Path]) -> Iterator[None]:
     """Says on Ctrl+C that nothing was written, if that is so: it may come when the files just got their names."""
-    before = [_identity(path) for path in outputs]
+    before = _identities(outputs)
     try:
         yield
     except KeyboardInterrupt:
-        unchanged = before == [_identity(path) for path in outputs]
+        unchanged = before == _identities(outputs)
         click.echo("Interrupted; nothing was written." if unchanged else "Interrupted at the very end.", err=True)
         raise
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
+def _identities(outputs: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """Of those that exist, and of the parts of those that were written in parts."""
+    found = {}
+    for output in outputs:
+        for path in (output, *output.parent.glob(f"{glob.escape(output.stem)}-*-of-*.gguf")):
+            with contextlib.suppress(OSError):
+                status = path.lstat()
+                found[path] = (status.st_ino, status.st_mtime_ns)
+    return found
 
 
 _BOUND_BY = {

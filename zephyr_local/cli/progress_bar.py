@@ -43,8 +43,10 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     compiling.add_task("", total=None)  # a bar that moves without an end
     with RichProgress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None, visible=False)
+        stage = ""
 
         def update(progress: Progress) -> None:
+            nonlocal stage
             if progress.stage == "compile":
                 bar.stop()  # one display at a time
                 compiling.start()
@@ -52,6 +54,9 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
             if compiling.live.is_started:
                 compiling.stop()
                 bar.start()
+            if progress.stage != stage:
+                stage = progress.stage
+                bar.reset(task)  # or one that is as long as the last would count as finished
             bar.update(
                 task,
                 description=progress.stage,
