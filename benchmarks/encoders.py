@@ -3,6 +3,7 @@
     python benchmarks/encoders.py                       # rates of every type, with and without importance
     python benchmarks/encoders.py --thorough            # the thorough search: rates and errors
     python benchmarks/encoders.py Q4_K --runs 15
+    python benchmarks/encoders.py --device cuda         # a GPU, by torch, beside one core
 
 Both encode the same rows, by turns, in one process on one core (Linux: bound to it), after a warm-up that compiles ours
 and compares the bytes. Weights are normal with a standard deviation of 0.02, as most matrices of a language model; the
@@ -60,10 +61,10 @@ def squared_error(
     return float((errors if weights is None else errors * weights).sum())
 
 
-def compare_rates(kinds: Sequence[TensorType], runs: int) -> None:
+def compare_rates(kinds: Sequence[TensorType], runs: int, device: str) -> None:
     rng = np.random.default_rng(0)
     rows, importance = normal(rng, N_ROWS, N_COLUMNS), rng.lognormal(size=N_COLUMNS).astype(np.float32)
-    encoder = open_encoder(EncoderOptions(), kinds, lambda: print("compiling"))
+    encoder = open_encoder(EncoderOptions(device=device), kinds, lambda: print("compiling"))
     print(f"{encoder.name} beside ggml, M weights/s on one core, median of {runs}")
     print(f"{'type':6}{'importance':>12}{'ours':>9}{'ggml':>9}{'ratio':>8}  bytes")
     for kind in kinds:
@@ -110,13 +111,19 @@ def main() -> None:
     parser.add_argument("types", nargs="*", metavar="TYPE", help="such as Q4_K; else all that we encode ourselves")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--thorough", action="store_true", help="the thorough search instead of the default")
+    parser.add_argument("--device", default="cpu", help="cpu (default), or a torch device such as cuda")
     given = parser.parse_args()
     names = given.types or ["Q4_K", "Q5_K", "Q6_K", "Q3_K", "Q2_K", "Q8_0"]
     kinds = [TensorType.parse(name) for name in names]
     if not set(kinds) <= KERNEL_KINDS:
         parser.error(f"ours are {', '.join(sorted(kind.name for kind in KERNEL_KINDS))}")
+    if given.thorough and given.device != "cpu":
+        parser.error("the thorough search runs on the CPU")
     bind_to_one_core()
-    (compare_thorough if given.thorough else compare_rates)(kinds, given.runs)
+    if given.thorough:
+        compare_thorough(kinds, given.runs)
+    else:
+        compare_rates(kinds, given.runs, given.device)
 
 
 if __name__ == "__main__":

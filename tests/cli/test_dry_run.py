@@ -16,7 +16,14 @@ from tests.adapter_builder import ALL_LINEAR, build_adapter
 from tests.checkpoint_builder import ModelShape, build_checkpoint, change_json, mistral_sentencepiece_model
 from zephyr_local.cli.main import run
 from zephyr_local.cli.quantize import TYPE_FLAGS
-from zephyr_local.convert.hf_to_gguf import ConvertOptions, OutputRequest, convert_model, dry_run
+from zephyr_local.convert.hf_to_gguf import (
+    ConvertOptions,
+    EncoderOptions,
+    OutputRequest,
+    Search,
+    convert_model,
+    dry_run,
+)
 from zephyr_local.quantize import output_plan
 from zephyr_local.quantize.types import FileType
 
@@ -227,6 +234,22 @@ def test_no_conversion_takes_more_memory_than_was_said(kind: str, types: list[st
     said = dry_run(source, requests, options).needs.peak_memory_bytes
     measured = peak_of(source, requests, options)
     assert measured <= said <= 3 * measured, f"{measured / 2**20:.0f} MiB were taken, {said / 2**20:.0f} said"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_compiling_every_kernel_takes_no_more_memory_than_was_said(
+    larger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    requests = [
+        OutputRequest(tmp_path / f"{name}.gguf", FileType[name]) for name in ("Q2_K", "Q3_K_M", "Q5_K_M", "Q8_0")
+    ]
+    options = ConvertOptions(threads=2, encoders=EncoderOptions(search=Search.THOROUGH))
+    said = dry_run(larger / "base", requests, options).needs.peak_memory_bytes
+    measured = peak_of(larger / "base", requests, options)
+    assert measured <= said <= 3 * measured, f"{measured / 2**20:.0f} MiB were taken, {said / 2**20:.0f} said"
+    assert list((tmp_path / "cache").rglob("*.nbc"))
 
 
 def test_what_the_runtime_would_not_load_is_refused_in_a_dry_run_too(here: Path, capsys: pytest.CaptureFixture[str]):
