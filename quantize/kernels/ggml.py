@@ -96,15 +96,9 @@ def library_identity() -> str:
     return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
-def encode(
-    kind: TensorType, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
-) -> NDArray[np.uint8]:
-    """Encodes float32 rows, shape (n_rows, n_columns); returns the bytes. The columns must be whole blocks.
-
-    `importance`, shape (n_columns,), finite and not negative, weighs each column's errors against the others'.
-    """
-    n_rows, n_columns = rows.shape
-    # ggml would abort the process on any of these, or read past an array
+def require_encodable(kind: TensorType, rows: NDArray[np.float32], importance: NDArray[np.float32] | None) -> None:
+    """Asserts what native code relies on: on anything else it would end the process, or read past an array."""
+    n_columns = rows.shape[1]
     assert rows.dtype == np.float32, rows.dtype
     assert rows.flags.c_contiguous
     assert kind.fits(n_columns), (kind, n_columns)
@@ -112,6 +106,17 @@ def encode(
         assert importance.dtype == np.float32, importance.dtype
         assert importance.shape == (n_columns,), (importance.shape, n_columns)
         assert importance.flags.c_contiguous
+
+
+def encode(
+    kind: TensorType, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """Encodes float32 rows, shape (n_rows, n_columns); returns the bytes. The columns must be whole blocks.
+
+    `importance`, shape (n_columns,), finite and not negative, weighs each column's errors against the others'.
+    """
+    require_encodable(kind, rows, importance)
+    n_rows, n_columns = rows.shape
     encoded = np.empty(kind.size_bytes(rows.size), dtype=np.uint8)
     weights = None if importance is None else importance.ctypes.data
     written = _library().ggml_quantize_chunk(

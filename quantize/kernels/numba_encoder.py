@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from zephyr_local.quantize.kernels.affine import encode_affine
 from zephyr_local.quantize.kernels.compiled import BYTES_WRITTEN, FLOATS_READ, INTEGER, compile_kernel
+from zephyr_local.quantize.kernels.ggml import require_encodable
 from zephyr_local.quantize.kernels.q8_0 import encode_q8_0
 from zephyr_local.quantize.kernels.self_check import EncodeKind
 from zephyr_local.quantize.kernels.symmetric import encode_symmetric
@@ -64,10 +65,7 @@ def prepare(kind: TensorType, folder: Path | None) -> EncodeKind:
     kernel = _kernel(function, folder)
 
     def encode(rows: NDArray[np.float32], importance: NDArray[np.float32] | None) -> NDArray[np.uint8]:
-        assert rows.dtype == np.float32, rows.dtype
-        assert rows.flags.c_contiguous
-        assert kind.fits(rows.shape[1]), (kind, rows.shape)
-        assert importance is None or importance.shape == (rows.shape[1],), (rows.shape, importance)
+        require_encodable(kind, rows, importance)
         encoded = np.empty(kind.size_bytes(rows.size), dtype=np.uint8)
         kernel(rows.reshape(-1), _NO_IMPORTANCE if importance is None else importance, bits, encoded)
         return encoded

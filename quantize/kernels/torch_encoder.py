@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zephyr_local.errors import EngineError, InvalidInputError
+from zephyr_local.quantize.kernels.ggml import require_encodable
 from zephyr_local.quantize.kernels.torch_search import (
     GROUP_MAX_EPS,
     Ranges,
@@ -89,13 +90,7 @@ def encode(
     `importance`, shape (n_columns,), finite and not negative, weighs each column's errors against the others'. Raises
     EngineError where the device's memory does not suffice, or the device fails.
     """
-    n_columns = rows.shape[1]
-    assert rows.dtype == np.float32, rows.dtype
-    assert rows.flags.c_contiguous
-    assert kind.fits(n_columns), (kind, n_columns)
-    if importance is not None:
-        assert importance.dtype == np.float32, importance.dtype
-        assert importance.shape == (n_columns,), (importance.shape, n_columns)
+    require_encodable(kind, rows, importance)
     encode_blocks = _ENCODERS[kind]
     blocks = rows.reshape(-1, kind.block_weights)
     of_columns = None if importance is None or kind is TensorType.Q8_0 else importance.reshape(-1, kind.block_weights)
