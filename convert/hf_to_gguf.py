@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from zephyr_local.convert.lora import open_adapter
 from zephyr_local.convert.metadata import checkpoint_name
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.hardware import usable_cores
-from zephyr_local.quantize.encoders import EncoderOptions, Search, open_encoder, require_encoders
+from zephyr_local.quantize.encoders import EncoderOptions, Search, foreseen_notices, open_encoder, require_encoders
 from zephyr_local.quantize.gguf_output import require_writable_target
 from zephyr_local.quantize.gguf_source import model_name, open_gguf
 from zephyr_local.quantize.kernels import ggml
@@ -96,13 +96,15 @@ def convert_model(
     requests: Sequence[OutputRequest],
     options: ConvertOptions | None = None,
     on_progress: OnProgress | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> list[ConvertResult]:
     """Reads the model at `source` once and writes it as each request says; returns what was written, in their order.
 
-    `source` is a checkpoint's folder, a PEFT adapter's folder, or a GGUF. Raises CheckpointError, ModelFileError,
-    InvalidInputError or OutputError; then, and after KeyboardInterrupt or any exception of `on_progress`, whatever
-    stood at the targets is there again and nothing else is left behind. (Where links cannot be made, as on FAT, of
-    several files one that has been replaced already stays new and complete.)
+    `source` is a checkpoint's folder, a PEFT adapter's folder, or a GGUF. `on_notice` is told before the work what
+    stands in the results' notices. Raises CheckpointError, ModelFileError, InvalidInputError or OutputError; then, and
+    after KeyboardInterrupt or any exception of a callback, whatever stood at the targets is there again and nothing
+    else is left behind. (Where links cannot be made, as on FAT, of several files one that has been replaced already
+    stays new and complete.)
     """
     options = options or ConvertOptions()
     # Not normalised: where `link` is a link, the system's `link/..` is not the folder that the link stands in.
@@ -116,9 +118,12 @@ def convert_model(
             require_writable_target(request.target, overwrite=options.overwrite)
     ggml.prepare()
     opened = open_source(source, options)
-    plans = plan_outputs(opened, requests, allow_requantize=options.allow_requantize)
+    plans = _plan(opened, requests, options)
     require_outputs(opened, plans, overwrite=options.overwrite)
     encoder = open_encoder(options.encoders, encoded_kinds(plans), lambda: reporter.begin("compile"))
+    if on_notice is not None:
+        for notice in (*opened.notices, *encoder.notices):
+            on_notice(notice)
     size = pipeline_size(options.threads or usable_cores(), on_device=options.encoders.on_device)
     return write_files(opened, plans, encoder, size, reporter, overwrite=options.overwrite)
 
@@ -142,11 +147,16 @@ def dry_run(source: Path, requests: Sequence[OutputRequest], options: ConvertOpt
     options = options or ConvertOptions()
     opened = open_source(Path(source).absolute(), options)
     requests = [replace(request, target=Path(request.target).absolute()) for request in requests]
-    plans = plan_outputs(opened, requests, allow_requantize=options.allow_requantize)
-    require_encoders(options.encoders, encoded_kinds(plans))
+    plans = _plan(opened, requests, options)
+    kinds = encoded_kinds(plans)
+    require_encoders(options.encoders, kinds)
     require_loadable_plans(opened, plans)
     found = needs(opened, plans, options.threads or usable_cores(), options.encoders)
-    return DryRun(tuple(plans), found, opened.notices)
+    return DryRun(tuple(plans), found, (*opened.notices, *foreseen_notices(options.encoders, kinds)))
+
+
+def _plan(source: Source, requests: Sequence[OutputRequest], options: ConvertOptions) -> list[OutputPlan]:
+    return plan_outputs(source, requests, allow_requantize=options.allow_requantize, search=options.encoders.search)
 
 
 def open_source(path: Path, options: ConvertOptions) -> Source:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from zephyr_local.errors import EngineError, InvalidInputError
 from zephyr_local.quantize.kernels import ggml
+from zephyr_local.quantize.kernels.devices import parse_device
 from zephyr_local.quantize.kernels.self_check import (
     EncodeKind,
     ProbeResults,
@@ -61,7 +63,7 @@ class EncoderOptions:
 
     search: Search = Search.GGML
     device: str = "cpu"
-    """`cpu`, or a torch device such as `cuda` or `cuda:1`."""
+    """`cpu`, or a torch device: `cuda`, `cuda:1` and so on, `mps`."""
 
     def __post_init__(self) -> None:
         try:
@@ -69,6 +71,7 @@ class EncoderOptions:
         except ValueError as error:
             known = " or ".join(search.value for search in Search)
             raise InvalidInputError(f"{self.search!r} is no search for scales", f"Use {known}") from error
+        parse_device(self.device)
         if self.search is Search.THOROUGH and self.on_device:
             raise InvalidInputError(
                 f"the thorough search runs on the CPU, and the device is {self.device}", "Leave out one of the two"
@@ -85,9 +88,11 @@ class Encoder:
     """Encoders that are ready: compiled, and compared with ggml's."""
 
     name: str
-    """For people: `numba`, `ggml`, or `torch on cuda:0`."""
+    """For people: `numba`, `numba, thorough`, `ggml`, or `torch on cuda:0`."""
     encode: Encode
     notices: tuple[str, ...] = ()
+    prepared_s: float = 0.0
+    """How long it took to import what it needs, to compile and to compare."""
 
 
 def open_encoder(
@@ -98,13 +103,21 @@ def open_encoder(
     Types without a kernel are ggml's. Raises InvalidInputError as :func:`require_encoders` does, and EngineError where
     a device turns out to encode otherwise than ggml.
     """
+    began = time.perf_counter()
+    encoder = _open(options, kinds, on_compile)
+    for notice in encoder.notices:
+        _LOGGER.warning(notice)
+    return replace(encoder, prepared_s=time.perf_counter() - began)
+
+
+def _open(options: EncoderOptions, kinds: Collection[TensorType], on_compile: Callable[[], None] | None) -> Encoder:
     require_encoders(options, kinds)
     if options.on_device:
         return _on_device(options.device, kinds)
+    if foreseen := foreseen_notices(options, kinds):
+        return Encoder("ggml", ggml.encode, foreseen)
     if not KERNEL_KINDS & set(kinds):
         return Encoder("ggml", ggml.encode)
-    if importlib.util.find_spec("numba") is None:
-        return _instead(f"encoding with ggml, several times slower than with numba: {_INSTALL}")
     try:
         kernels = _NumbaKernels(options.search, kinds)
         compiled = kernels.are_compiled()
@@ -133,16 +146,22 @@ def require_encoders(options: EncoderOptions, kinds: Collection[TensorType]) -> 
 
         torch_encoder.open_device(options.device)
     if name and not of_types & set(kinds):
-        listed = ", ".join(sorted(kind.name for kind in of_types))
         raise InvalidInputError(
-            f"{name} would change nothing: no tensor is to be encoded as one of {listed}",
+            f"{name} would change nothing: no tensor is to be encoded as one of {_listed(of_types)}",
             "Leave it out, or take another type",
         )
 
 
-def _instead(reason: str) -> Encoder:
-    _LOGGER.warning(reason)
-    return Encoder("ggml", ggml.encode, (reason,))
+def foreseen_notices(options: EncoderOptions, kinds: Collection[TensorType]) -> tuple[str, ...]:
+    """What :func:`open_encoder` will say, as far as that is known without opening anything."""
+    slower = _listed(KERNEL_KINDS & set(kinds))
+    if options.on_device or not slower or importlib.util.find_spec("numba") is not None:
+        return ()
+    return (f"encoding {slower} with ggml, several times slower than with numba: {_INSTALL}",)
+
+
+def _listed(kinds: Collection[TensorType]) -> str:
+    return ", ".join(sorted(kind.name for kind in kinds))
 
 
 def _numba_fails(search: Search, error: Exception) -> Encoder:
@@ -150,8 +169,10 @@ def _numba_fails(search: Search, error: Exception) -> Encoder:
     first_line = (str(error).splitlines() or [""])[0]  # numba's may have dozens
     reason = f"numba fails here ({type(error).__name__}: {first_line})"
     if search is Search.THOROUGH:
-        raise InvalidInputError(f"the thorough search needs numba, and {reason}", f"Run {_INSTALL}") from error
-    return _instead(f"encoding with ggml, several times slower: {reason}")
+        raise InvalidInputError(
+            f"the thorough search needs numba, and {reason}", "Mend or upgrade numba, or leave out the search"
+        ) from error
+    return Encoder("ggml", ggml.encode, (f"encoding with ggml, several times slower: {reason}",))
 
 
 class _NumbaKernels:
@@ -170,6 +191,7 @@ class _NumbaKernels:
         self._thorough_to_try = [kind for kind in self._searched if self._results.of(_thorough(kind)) is not False]
 
     def are_compiled(self) -> bool:
+        """Whether nothing is left to compile."""
         return self._encoder.is_compiled(self._plain_to_try, self._thorough_to_try, self._folder)
 
     def open(self) -> Encoder:
@@ -189,16 +211,17 @@ class _NumbaKernels:
             _thorough,
         )
         notices = []
-        if differing := ", ".join(kind.name for kind in self._kinds if kind not in plain):
+        if differing := _listed(set(self._kinds) - plain.keys()):
             notices.append(
                 f"encoding {differing} with ggml, several times slower: our kernels give other bytes on this machine"
             )
-        if worse := ", ".join(kind.name for kind in self._searched if kind not in thorough):
+        if worse := _listed(set(self._searched) - thorough.keys()):
             notices.append(f"{worse} by ggml's search: the thorough one loses more on this machine")
-        for notice in notices:
-            _LOGGER.warning(notice)
-        by_kind = plain | thorough
-        return Encoder("numba" if by_kind else "ggml", _dispatch(by_kind), tuple(notices))
+        if not self.are_compiled():
+            place = "anywhere" if self._folder is None else f"in {self._folder}"
+            notices.append(f"compiled encoders cannot be kept {place}: every conversion compiles them anew")
+        name = "numba, thorough" if thorough else "numba" if plain else "ggml"
+        return Encoder(name, _dispatch(plain | thorough), tuple(notices))
 
     def _pass_probes(
         self,

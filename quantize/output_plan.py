@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.gguf_split import MAX_PARTS, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS_COUNT, part_file_name
 from zephyr_local.quantize.encode import is_copied
-from zephyr_local.quantize.encoders import KERNEL_KINDS, EncoderOptions
+from zephyr_local.quantize.encoders import KERNEL_KINDS, THOROUGH_KINDS, EncoderOptions, Search
 from zephyr_local.quantize.gguf_header import (
     MetadataValue,
     TensorPlace,
@@ -27,10 +27,11 @@ from zephyr_local.quantize.gguf_header import (
     pack_header,
     padded,
     place_tensors,
+    text,
 )
 from zephyr_local.quantize.mixes import MixOptions, TensorShape, choose_mix
 from zephyr_local.quantize.pipeline import PipelineSize, peak_memory_bytes, pipeline_size
-from zephyr_local.quantize.provenance import Provenance, with_provenance
+from zephyr_local.quantize.provenance import SEARCH_KEY, Provenance, with_provenance
 from zephyr_local.quantize.source import Source, SourceTensor
 from zephyr_local.quantize.types import FileType, TensorType
 
@@ -131,9 +132,11 @@ class Needs:
     """What the folder's disk has free."""
 
 
-def plan_outputs(source: Source, requests: Sequence[OutputRequest], *, allow_requantize: bool) -> list[OutputPlan]:
+def plan_outputs(
+    source: Source, requests: Sequence[OutputRequest], *, allow_requantize: bool, search: Search = Search.GGML
+) -> list[OutputPlan]:
     """Decides every file of every request; raises InvalidInputError where a request cannot be met."""
-    plans = [_plan(source, request, allow_requantize=allow_requantize) for request in requests]
+    plans = [_plan(source, request, search, allow_requantize=allow_requantize) for request in requests]
     _require_distinct(file.path for plan in plans for file in plan.files)
     return plans
 
@@ -147,7 +150,7 @@ def _require_distinct(paths: Iterable[Path]) -> None:
         seen.add(place)
 
 
-def _plan(source: Source, request: OutputRequest, *, allow_requantize: bool) -> OutputPlan:
+def _plan(source: Source, request: OutputRequest, search: Search, *, allow_requantize: bool) -> OutputPlan:
     by_name = {tensor.name: tensor for tensor in source.tensors}
     shapes = [TensorShape(tensor.name, tensor.shape, tensor.kept) for tensor in source.tensors]
     mix = choose_mix(shapes, request.file_type, source.facts, request.mix, has_importance=bool(request.importance))
@@ -155,7 +158,7 @@ def _plan(source: Source, request: OutputRequest, *, allow_requantize: bool) -> 
     _require_importance_fits(by_name, request)
     if not allow_requantize:
         _require_full_precision(tensors)
-    metadata = _with_file_type(source.metadata, request.file_type)
+    metadata = _with_search(_with_file_type(source.metadata, request.file_type), tensors, search)
     parts = list(_parts(tensors, request.split_max_bytes))
     if len(parts) > MAX_PARTS:
         raise InvalidInputError(
@@ -212,6 +215,17 @@ def _with_file_type(metadata: Mapping[str, MetadataValue], file_type: FileType) 
         "general.file_type": MetadataValue(ValueType.UINT32, file_type.ftype),
         "general.quantization_version": MetadataValue(ValueType.UINT32, _QUANTIZATION_VERSION),
     }
+
+
+def _with_search(
+    metadata: Mapping[str, MetadataValue], tensors: Sequence[PlannedTensor], search: Search
+) -> dict[str, MetadataValue]:
+    """With the key that tells a thorough search, where one made some of the tensors; a GGUF may bring some along."""
+    searchable = [planned for planned in tensors if planned.kind in THOROUGH_KINDS]
+    copied = [planned for planned in searchable if is_copied(planned.tensor.stored, planned.kind)]
+    brought = {key: value for key, value in metadata.items() if key == SEARCH_KEY and copied}
+    made = {SEARCH_KEY: text(search.value)} if search is Search.THOROUGH and len(searchable) > len(copied) else {}
+    return {key: value for key, value in metadata.items() if key != SEARCH_KEY} | brought | made
 
 
 def _parts(tensors: Sequence[PlannedTensor], max_bytes: int | None) -> Iterator[list[PlannedTensor]]:

@@ -13,6 +13,8 @@ from zephyr_local.quantize.gguf_header import MetadataValue, text
 
 PREFIX = "zephyr_local."
 """What all keys begin with that llama.cpp does not have; docs/design/conversion.md lists them."""
+SEARCH_KEY = f"{PREFIX}search"
+"""How scales were searched, where not as ggml does."""
 _UNKNOWN_SHA256 = "0" * 64
 
 

@@ -29,6 +29,8 @@ class Timings:
     """Which code encoded: `numba`, `ggml` or `torch on cuda:0`."""
     threads: int
     """Encoder threads."""
+    prepare_s: float
+    """Importing what the encoder needs, compiling it, comparing it with ggml's, before all that follows."""
     elapsed_s: float
     """From the first byte read until the last one was on the disk, without the read-back."""
     read_bytes: int

@@ -210,6 +210,7 @@ def _stream(
     timings = Timings(
         encoder=encoder.name,
         threads=size.threads,
+        prepare_s=encoder.prepared_s,
         elapsed_s=time.perf_counter() - began,
         read_bytes=streamed.read_bytes,
         read_s=max(0.0, streamed.read_s - hashes.waited.seconds),

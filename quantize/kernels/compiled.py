@@ -11,14 +11,17 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import llvmlite
 import numba
+from llvmlite.binding import executionengine
 from numba.core import types
 
 FLOATS_READ = types.Array(types.float32, 1, "C", readonly=True)
@@ -69,7 +72,8 @@ def compile_kernel(function: Callable[..., None], signature: Sequence[types.Type
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if _keep_in(folder, dispatcher):
-                dispatcher.compile(tuple(signature))
+                with interrupts_kept():
+                    dispatcher.compile(tuple(signature))
                 dispatcher.disable_compile()
                 return dispatcher
         except Exception:  # a damaged cache may raise anything when it is unpickled
@@ -79,9 +83,42 @@ def compile_kernel(function: Callable[..., None], signature: Sequence[types.Type
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder)
     dispatcher = _dispatcher(function)
-    dispatcher.compile(tuple(signature))
+    with interrupts_kept():
+        dispatcher.compile(tuple(signature))
     dispatcher.disable_compile()
     return dispatcher
+
+
+@contextlib.contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Raises KeyboardInterrupt at the end where Ctrl+C comes while Python is called back from LLVM.
+
+    There ctypes would print and forget it; and there it comes often, for LLVM compiles for seconds, and the signal
+    waits for the next line of Python. Elsewhere it is raised at once. A handler of the application's own is left alone.
+    """
+    default = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not default:
+        yield
+        return
+    kept = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal kept
+        inner = frame
+        while inner is not None:
+            if inner.f_code.co_filename == executionengine.__file__ and inner.f_code.co_name.startswith("_raw_object"):
+                kept = True
+                return
+            inner = inner.f_back
+        default(number, frame)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, default)
+    if kept:
+        raise KeyboardInterrupt
 
 
 def _dispatcher(function: Callable[..., None]) -> Any:

@@ -11,7 +11,6 @@ Importing this needs torch.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zephyr_local.errors import EngineError, InvalidInputError
+from zephyr_local.quantize.kernels.devices import parse_device
 from zephyr_local.quantize.kernels.ggml import require_encodable
 from zephyr_local.quantize.kernels.torch_search import (
     GROUP_MAX_EPS,
@@ -54,12 +54,10 @@ _ONE_AT_A_TIME: Final = threading.Lock()
 
 def open_device(name: str) -> torch.device:
     """The device of that name: `cpu`, `cuda`, `cuda:1`, or `mps`; raises InvalidInputError where it cannot be had."""
-    match = re.fullmatch(r"cpu|mps|cuda(?::(\d{1,2}))?", name)
-    if match is None:
-        raise InvalidInputError(f"{name!r} is no device that can encode", "Use cpu, cuda, cuda:1 and so on, or mps")
-    if name == "cpu":
+    kind, number = parse_device(name)
+    if kind == "cpu":
         return torch.device("cpu")
-    if name == "mps":
+    if kind == "mps":
         if not torch.backends.mps.is_available():
             raise InvalidInputError("torch finds no Metal device", "Use the CPU")
         device = torch.device("mps")
@@ -69,7 +67,7 @@ def open_device(name: str) -> torch.device:
             raise InvalidInputError(
                 "torch finds no CUDA device", "Use the CPU, or install a torch and a driver that fit the device"
             )
-        index = torch.cuda.current_device() if match[1] is None else int(match[1])
+        index = torch.cuda.current_device() if number is None else number
         if index >= n_devices:
             raise InvalidInputError(
                 f"there is no device {name}: torch finds {n_devices}", f"Use cuda:0 to cuda:{n_devices - 1}, or the CPU"

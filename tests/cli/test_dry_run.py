@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import sys
@@ -152,6 +153,20 @@ def test_notices_go_to_stderr_and_into_the_json(here: Path, capsys: pytest.Captu
     (notice,) = json.loads(captured.out)["notices"]
     assert "'<pad>'" in notice
     assert f"note: {notice}" in captured.err
+
+
+def test_slower_encoders_are_told_of_before_the_work(
+    checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else find_spec(name))
+    assert quantize(checkpoint, "--q4_k_m", "--dry-run", "--json") == 0
+    captured = capsys.readouterr()
+    (notice,) = json.loads(captured.out)["notices"]
+    assert notice.startswith("encoding Q4_K, Q6_K with ggml")
+    assert captured.err == f"note: {notice}\n"
+    assert quantize(checkpoint, "--q4_k_m") == 0
+    assert capsys.readouterr().err.splitlines()[:2] == [f"note: {notice}", "convert   0%"]
 
 
 def test_a_gguf_and_an_adapter(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+import pyte
 import pytest
 
 from tests.checkpoint_builder import ModelShape, build_checkpoint, read_tensors, rewrite_tensors
@@ -43,7 +44,9 @@ def test_default_name_progress_and_summary(checkpoint: Path, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["zephyr-small-Q4_K_M.gguf"]
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    if lines[0] == "compiling the encoders for this machine (once)":  # where nothing of these tests ran before
+    if (
+        lines[0] == "compiling the encoders of these types, once on this machine"
+    ):  # where nothing of these tests ran before
         del lines[0]
     assert lines[0].startswith("convert   0%")
     assert any(line.startswith("verify") for line in lines)
@@ -231,7 +234,9 @@ def options_of(monkeypatch: pytest.MonkeyPatch, *flags: str) -> ConvertOptions:
     """What the command hands on."""
     seen: list[ConvertOptions] = []
 
-    def convert_model(source: Path, requests: object, options: ConvertOptions, update: object) -> NoReturn:
+    def convert_model(
+        source: Path, requests: object, options: ConvertOptions, update: object, note: object
+    ) -> NoReturn:
         seen.append(options)
         raise KeyboardInterrupt
 
@@ -282,11 +287,12 @@ def test_a_thorough_search_of_nothing_is_refused(
 def test_verbose_tells_where_the_time_went(checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]):
     assert quantize(checkpoint, "--q4_0", "--q8_0", "--threads", "1", "--verbose", "-o", "out") == 0
     lines = capsys.readouterr().err.splitlines()
-    told = lines[next(i for i, line in enumerate(lines) if line.startswith("read ")) :][:6]
+    told = lines[next(i for i, line in enumerate(lines) if line.startswith("prepare ")) :][:7]
     busy = r"busy +\d+% of \d+\.\d s"
     for line, expected in zip(
         told,
         [
+            r"prepare \d+\.\d s, before these",
             rf"read    {busy}, 0\.00 GB of tensors",
             rf"hash    {busy}",
             rf"encode  {busy}, 1 thread with (numba|ggml)",
@@ -302,8 +308,9 @@ def test_verbose_tells_where_the_time_went(checkpoint: Path, here: Path, capsys:
 
 
 def test_verbose_names_what_bounded_the_conversion():
-    timings = Timings("numba", 8, 10.0, 12 * 10**9, 1.0, 9.6, 40.0, 4 * 10**9, 1.0, 2.0, 1.5, 25.0)
+    timings = Timings("numba", 8, 0.7, 10.0, 12 * 10**9, 1.0, 9.6, 40.0, 4 * 10**9, 1.0, 2.0, 1.5, 25.0)
     assert where_the_time_went(timings).splitlines() == [
+        "prepare 0.7 s, before these",
         "read    busy 10% of 10.0 s, 12.00 GB of tensors",
         "hash    busy 96% of 10.0 s",
         "encode  busy 50% of 10.0 s, 8 threads with numba",
@@ -326,9 +333,9 @@ def test_a_dry_run_has_no_time_to_tell_of(checkpoint: Path, here: Path, capsys: 
 
 
 def progress_lines(stages: list[Progress], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    with progress_display() as update:
+    with progress_display() as display:
         for progress in stages:
-            update(progress)
+            display.update(progress)
     return capsys.readouterr().err.splitlines()
 
 
@@ -342,7 +349,7 @@ STAGES = [
 
 def test_the_first_run_says_that_it_compiles(capsys: pytest.CaptureFixture[str]):
     assert progress_lines(STAGES, capsys) == [
-        "compiling the encoders for this machine (once)",
+        "compiling the encoders of these types, once on this machine",
         "convert   0%",
         "convert  50% a",
     ]
@@ -355,8 +362,32 @@ def test_on_a_terminal_a_bar_moves_while_it_compiles(
     for name, value in {"TERM": "xterm", "COLUMNS": "100", "FORCE_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     shown = "\n".join(progress_lines(STAGES, capsys))
-    assert 0 <= shown.find("compiling the encoders for this machine (once)") < shown.find("convert")
-    assert "compiling the encoders for this machine (once)" in "\n".join(progress_lines(STAGES[:2], capsys))
+    assert 0 <= shown.find("compiling the encoders of these types, once on this machine") < shown.find("convert")
+    assert "compiling the encoders of these types, once on this machine" in "\n".join(
+        progress_lines(STAGES[:2], capsys)
+    )
+
+
+def test_notes_stand_on_lines_of_their_own_above_the_bars(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever bar was there when they came."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for name, value in {"TERM": "xterm", "COLUMNS": "60", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    long = "what could not be done " * 5
+    with progress_display() as display:
+        for progress in STAGES[:2]:
+            display.update(progress)
+        display.note(long + "[1]")
+        for progress in STAGES[2:]:
+            display.update(progress)
+        display.note("a second one, \x1b[2J")
+    screen = pyte.HistoryScreen(60, 20)
+    pyte.ByteStream(screen).feed(capsys.readouterr().err.replace("\n", "\r\n").encode())
+    shown = "".join(screen.display)  # full lines were broken by the terminal
+    assert shown.split() == f"note: {long}[1] note: a second one, ^[[2J".split()
+    assert any(line.startswith("note: a second one") for line in screen.display)
 
 
 def test_a_stage_as_long_as_the_one_before_begins_anew(

@@ -65,6 +65,27 @@ def test_the_first_time_compiles_and_says_so_and_the_second_does_not(monkeypatch
     np.testing.assert_array_equal(encoder.encode(TensorType.Q8_0, ROWS, None), ggml.encode(TensorType.Q8_0, ROWS))
 
 
+@pytest.mark.parametrize("place", ["nowhere", "a file"])
+def test_what_cannot_be_kept_is_said(place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from zephyr_local.quantize.kernels import compiled
+
+    folder = None if place == "nowhere" else tmp_path / "file"
+    if folder is not None:
+        folder.touch()
+    monkeypatch.setattr(compiled, "cache_folder", lambda: folder)
+    said: list[str] = []
+    for _ in range(2):
+        encoder = open_encoder(EncoderOptions(), [TensorType.Q8_0], lambda: said.append("compiling"))
+        (notice,) = encoder.notices
+        assert notice.startswith("compiled encoders cannot be kept")
+        assert encoder.name == "numba"
+    assert said == ["compiling"] * 2
+
+
+def test_an_encoder_tells_how_long_it_took_to_prepare() -> None:
+    assert 0 < open_encoder(EncoderOptions(), [TensorType.Q8_0]).prepared_s < 60
+
+
 def test_where_bytes_differ_ggml_serves_with_one_line_and_so_the_next_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -116,7 +137,10 @@ def test_without_numba_ggml_serves_and_the_line_says_what_to_install(
         encoder = open_encoder(EncoderOptions(), [TensorType.Q4_K])
     assert encoder.name == "ggml"
     assert len(encoder.notices) == len(caplog.records) == 1
+    assert encoder.notices[0].startswith("encoding Q4_K with ggml")
     assert 'pip install "zephyr-local[fast]"' in encoder.notices[0]
+    assert encoders.foreseen_notices(EncoderOptions(), [TensorType.Q4_K, TensorType.F16]) == encoder.notices
+    assert encoders.foreseen_notices(EncoderOptions(), [TensorType.F16]) == ()
     np.testing.assert_array_equal(encoder.encode(TensorType.Q4_K, ROWS, None), ggml.encode(TensorType.Q4_K, ROWS))
     with pytest.raises(InvalidInputError, match="needs numba"):
         open_encoder(EncoderOptions(search=Search.THOROUGH), [TensorType.Q4_K])
@@ -178,7 +202,7 @@ def test_nothing_is_printed_beside_the_notice() -> None:
         "print(open_encoder(EncoderOptions(), [TensorType.Q4_K]).notices)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "encoding with ggml" in done.stdout
+    assert "encoding Q4_K with ggml" in done.stdout
     assert done.stderr == ""
 
 
@@ -234,3 +258,9 @@ def test_a_device_with_another_error_is_refused(
 def test_a_device_that_would_have_nothing_to_do_is_refused(device: EncoderOptions) -> None:
     with pytest.raises(InvalidInputError, match="the device cuda would change nothing"):
         open_encoder(device, [TensorType.F16])
+
+
+def test_a_name_that_is_no_device_is_refused_at_once() -> None:
+    with pytest.raises(InvalidInputError, match="'abacus' is no device") as caught:
+        EncoderOptions(device="abacus")
+    assert "cuda:1" in caught.value.remedy

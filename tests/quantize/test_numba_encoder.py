@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -205,3 +208,43 @@ def test_a_full_disk_costs_what_is_kept_and_no_second_compilation(
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
     assert q8_0_kernel(folder).signatures  # type: ignore[attr-defined]
     assert (folder / "another").read_text() == "kernel"
+
+
+def called_from_llvm(function: Callable[[], None]) -> None:
+    """Calls it as LLVM calls llvmlite when it has compiled something: by ctypes, which prints and forgets errors."""
+    from llvmlite.binding import executionengine
+
+    names: dict[str, object] = {"function": function}
+    source = "def _raw_object_cache_notify():\n    function()"
+    exec(compile(source, executionengine.__file__, "exec"), names)
+    ctypes.CFUNCTYPE(None)(names["_raw_object_cache_notify"])()
+
+
+def test_ctrl_c_is_raised_where_llvm_would_swallow_it(capfd: pytest.CaptureFixture[str]) -> None:
+    encoder(TensorType.Q8_0)
+    from zephyr_local.quantize.kernels.compiled import interrupts_kept
+
+    came_back = False
+    with pytest.raises(KeyboardInterrupt), interrupts_kept():  # noqa: PT012
+        called_from_llvm(lambda: signal.raise_signal(signal.SIGINT))
+        came_back = True
+    assert came_back, "there it can only be raised later"
+    with pytest.raises(KeyboardInterrupt), interrupts_kept():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("elsewhere it is raised at once")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capfd.readouterr().err == ""
+
+
+def test_an_applications_own_handler_of_ctrl_c_is_left_alone() -> None:
+    encoder(TensorType.Q8_0)
+    from zephyr_local.quantize.kernels.compiled import interrupts_kept
+
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
+    try:
+        with interrupts_kept():
+            called_from_llvm(lambda: signal.raise_signal(signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]

@@ -16,6 +16,7 @@ from zephyr_local import Sampling, Zephyr
 from zephyr_local.convert.hf_to_gguf import ConvertOptions, OutputRequest, convert_model
 from zephyr_local.data import bundled_model_path
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.gguf_file import read_gguf
 from zephyr_local.quantize.encoders import THOROUGH_KINDS, EncoderOptions, Search, open_encoder
 from zephyr_local.quantize.kernels import ggml
 from zephyr_local.quantize.kernels.self_check import ProbeResults, betters_ggml
@@ -252,7 +253,7 @@ def test_the_encoder_searches_thoroughly_what_it_can_and_has_ggmls_bytes_elsewhe
     rows = KINDS["normal"](np.random.default_rng(8), 8, 1024)
     others = [TensorType.Q3_K, TensorType.Q8_0, TensorType.Q5_0, TensorType.F16]
     encoder = open_encoder(THOROUGH, [*THOROUGH_KINDS, *others])
-    assert (encoder.name, encoder.notices) == ("numba", ())
+    assert (encoder.name, encoder.notices) == ("numba, thorough", ())
     for kind in THOROUGH_KINDS:
         np.testing.assert_array_equal(encoder.encode(kind, rows, rows[0] ** 2), encode(kind, rows, rows[0] ** 2))
         assert not np.array_equal(encoder.encode(kind, rows, None), ggml.encode(kind, rows))
@@ -314,7 +315,12 @@ def test_a_file_made_thoroughly_has_the_same_size_and_loads_and_answers(tmp_path
     default, thorough = tmp_path / "default.gguf", tmp_path / "thorough.gguf"
     convert_model(source, [OutputRequest(default, FileType.Q4_K_M)])
     convert_model(source, [OutputRequest(thorough, FileType.Q4_K_M)], ConvertOptions(encoders=THOROUGH))
-    assert default.stat().st_size == thorough.stat().st_size
+    assert read_gguf(thorough).metadata["zephyr_local.search"] == "thorough"
+    assert "zephyr_local.search" not in read_gguf(default).metadata
+    assert read_gguf(default).metadata.items() <= read_gguf(thorough).metadata.items()
+    assert [tensor.size_bytes for tensor in read_gguf(default).tensors] == [
+        tensor.size_bytes for tensor in read_gguf(thorough).tensors
+    ]
     by_search = [{t.name: t for t in gguf.GGUFReader(path).tensors} for path in (source, default, thorough)]
     errors_of = {}
     for name, original in by_search[0].items():
@@ -329,6 +335,11 @@ def test_a_file_made_thoroughly_has_the_same_size_and_loads_and_answers(tmp_path
         ]
     assert all(searched <= plain * (1 + 1e-6) for plain, searched in errors_of.values())
     assert any(searched < 0.97 * plain for plain, searched in errors_of.values())
+    copied, other = tmp_path / "copied.gguf", tmp_path / "other.gguf"
+    requests = [OutputRequest(copied, FileType.Q4_K_M), OutputRequest(other, FileType.Q8_0)]
+    convert_model(thorough, requests, ConvertOptions(allow_requantize=True))
+    assert read_gguf(copied).metadata["zephyr_local.search"] == "thorough"
+    assert "zephyr_local.search" not in read_gguf(other).metadata, "nothing of the search is left in it"
     with Zephyr(thorough) as zephyr:
         reply = "".join(
             p.text for p in zephyr.stream([{"role": "user", "content": "hi there"}], Sampling(temperature=0))

@@ -18,6 +18,7 @@ def timings(**seconds: float) -> Timings:
     return Timings(
         encoder="numba",
         threads=4,
+        prepare_s=0.0,
         elapsed_s=10.0,
         read_bytes=10**9,
         written_bytes=10**9,

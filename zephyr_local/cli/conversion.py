@@ -44,19 +44,12 @@ def run_conversion(source: Path, flags: ConversionFlags, file_types: Sequence[Fi
         show_dry_run(dry_run(source, requests, flags.options()), as_json=flags.as_json)
         return
     in_folder = output_folder(flags.output, several=len(file_types) > 1)
-    with told_when_interrupted([request.target for request in requests]), in_folder, progress_display() as update:
-        results = convert_model(source, requests, flags.options(), update)
-    show_notices(results[0])
+    with told_when_interrupted([request.target for request in requests]), in_folder, progress_display() as display:
+        results = convert_model(source, requests, flags.options(), display.update, display.note)
     paths = [request.target.parent / result.path.name for request, result in zip(requests, results, strict=True)]
     if flags.verbose and results[0].timings is not None:
         click.echo(where_the_time_went(results[0].timings), err=True)
     click.echo(_summary(paths, results, source), err=True)
-
-
-def show_notices(result: ConvertResult) -> None:
-    """What was left out or done otherwise, on stderr."""
-    for notice in result.notices:
-        click.echo(f"note: {visible(notice)}", err=True)
 
 
 def targets(source: Path, output: str | None, file_types: Sequence[FileType], ending: str = "") -> list[Path]:
@@ -142,6 +135,7 @@ def where_the_time_went(timings: Timings) -> str:
     threads = f"{timings.threads} threads" if timings.threads > 1 else "1 thread"
     return "\n".join(
         [
+            f"prepare {timings.prepare_s:.1f} s, before these",
             f"read    {busy('read')}, {timings.read_bytes / 1e9:,.2f} GB of tensors",
             f"hash    {busy('hash')}",
             f"encode  {busy('encode')}, {threads} with {timings.encoder}",

@@ -180,7 +180,9 @@ _OPTIONS: tuple[Option, ...] = (
         "Q4_K, Q5_K and Q6_K, but slower.",
     ),
     click.option(
-        "--device", metavar="NAME", help="What encodes: cpu (default), or cuda: the GPU, by torch, with the same bytes."
+        "--device",
+        metavar="NAME",
+        help="What encodes: cpu (default), or by torch, with the same bytes: cuda, cuda:1, mps.",
     ),
     click.option("--verbose", is_flag=True, help="Say at the end where the time went and what bounded the conversion."),
     click.option("--overwrite", is_flag=True, help="Replace what exists, once the new file is complete."),

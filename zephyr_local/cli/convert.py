@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zephyr_local.cli.conversion import output_folder, run_conversion, show_notices, targets, told_when_interrupted
+from zephyr_local.cli.conversion import output_folder, run_conversion, targets, told_when_interrupted
 from zephyr_local.cli.conversion_options import ConversionFlags, conversion_options
+from zephyr_local.cli.notice import show_notice
 from zephyr_local.cli.quantize import TYPE_FLAGS as ALL_TYPES
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.repl.screen import visible
@@ -68,7 +69,8 @@ def _convert_adapter(adapter: Path, flags: ConversionFlags, file_types: list[Fil
         result = convert_adapter(
             adapter, adapter_base(adapter, flags.base), target, file_types[0], overwrite=flags.overwrite
         )
-    show_notices(result)
+    for notice in result.notices:
+        show_notice(notice)
     click.echo(
         f"{visible(str(target))}: {result.size_bytes / 1e6:,.1f} MB, {result.n_tensors} tensors. "
         "It is an adapter: give it to llama.cpp (--lora) beside its base model.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zephyr_local.cli.notice import show_notice
 from zephyr_local.repl.screen import visible
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def show_dry_run(found: DryRun, *, as_json: bool) -> None:
     """Print it on stdout; the notices go to stderr."""
     for notice in found.notices:
-        click.echo(f"note: {visible(notice)}", err=True)
+        show_notice(notice)
     if as_json:
         click.echo(json.dumps(_as_json(found)))
         return

@@ -5,31 +5,43 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from zephyr_local.cli.notice import as_line, show_notice
+
 if TYPE_CHECKING:
     from zephyr_local.quantize.progress import Progress
 
-_COMPILING = "compiling the encoders for this machine (once)"
+_COMPILING = "compiling the encoders of these types, once on this machine"
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """What to give as ``on_progress`` and ``on_notice``."""
+
+    update: Callable[[Progress], None]
+    note: Callable[[str], None]
 
 
 @contextmanager
-def progress_display() -> Iterator[Callable[[Progress], None]]:
-    """What to give as ``on_progress``."""
+def progress_display() -> Iterator[Display]:
+    """Shows how far a conversion is, until it ends."""
     if sys.stderr.isatty():
-        with _bar() as update:
-            yield update
+        with _bar() as display:
+            yield display
     else:
-        yield _line_a_step()
+        yield Display(_line_a_step(), show_notice)
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Progress], None]]:
+def _bar() -> Iterator[Display]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as RichProgress
+    from rich.text import Text
 
     columns = (
         TextColumn("{task.description:7}"),  # the stage: tensors' names would move the bar
@@ -45,15 +57,22 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task("", total=None, visible=False)
         stage = ""
 
+        def end_compiling() -> None:
+            if compiling.live.is_started:
+                compiling.stop()
+                bar.start()
+
+        def note(notice: str) -> None:
+            end_compiling()
+            console.print(Text(as_line(notice)), soft_wrap=True)  # above the bar; the terminal breaks the line
+
         def update(progress: Progress) -> None:
             nonlocal stage
             if progress.stage == "compile":
                 bar.stop()  # one display at a time
                 compiling.start()
                 return
-            if compiling.live.is_started:
-                compiling.stop()
-                bar.start()
+            end_compiling()
             if progress.stage != stage:
                 stage = progress.stage
                 bar.reset(task)  # or one that is as long as the last would count as finished
@@ -66,7 +85,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
             )
 
         try:
-            yield update
+            yield Display(update, note)
         finally:
             compiling.stop()
 
