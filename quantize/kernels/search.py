@@ -225,6 +225,9 @@ def refine_level(
     new_l2 = sum_l2 - weight * level * level
     new_level = nearest_between(x * new_l2 / new_xl, -n_max, n_max - 1)
     tried = (new_xl > splat(f32(0))) & (new_level != level)
+    unmoved = splat(f32(0))
+    if not any_lane(tried):  # as nearly always after the first pass
+        return level, sum_xl, sum_l2, unmoved
     new_xl = new_xl + weight * x * new_level
     new_l2 = new_l2 + weight * new_level * new_level
     better = tried & (new_l2 > splat(f32(0))) & (new_xl * new_xl * sum_l2 > sum_xl * sum_xl * new_l2)
@@ -232,7 +235,7 @@ def refine_level(
         select(better, new_level, level),
         select(better, new_xl, sum_xl),
         select(better, new_l2, sum_l2),
-        select(better, splat(f32(1)), splat(f32(0))),
+        select(better, splat(f32(1)), unmoved),
     )
 
 
