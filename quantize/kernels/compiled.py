@@ -72,17 +72,17 @@ def compile_kernel(function: Callable[..., None], signature: Sequence[types.Type
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if _keep_in(folder, dispatcher):
-                with interrupts_kept():
-                    dispatcher.compile(tuple(signature))
-                dispatcher.disable_compile()
-                return dispatcher
+                return _compiled(dispatcher, signature)
         except Exception:  # a damaged cache may raise anything when it is unpickled
             if dispatcher.overloads:  # compiled, and no room to keep it
                 dispatcher.disable_compile()
                 return dispatcher
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder)
-    dispatcher = _dispatcher(function)
+    return _compiled(_dispatcher(function), signature)
+
+
+def _compiled(dispatcher: Any, signature: Sequence[types.Type]) -> Any:
     with interrupts_kept():
         dispatcher.compile(tuple(signature))
     dispatcher.disable_compile()
