@@ -63,3 +63,16 @@ class EngineError(ZephyrError):
     """llama.cpp could not load or run the model; the message carries what it said."""
 
     exit_code = 6
+
+
+class EngineCrashed(EngineError):  # noqa: N818 — the name that applications look for
+    """The engine's process ended under a call; the next call starts a new one."""
+
+    def __init__(
+        self, problem: str, remedy: str, *, signal: str | None = None, native_log: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(problem, remedy)
+        self.signal = signal
+        """The signal's name, such as ``SIGSEGV``; None where it ended otherwise."""
+        self.native_log = native_log
+        """The last lines of llama.cpp's log and of the process's stderr, oldest first."""
