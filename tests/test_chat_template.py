@@ -137,11 +137,14 @@ def test_which_template_a_file_gets() -> None:
     for metadata, file_name in (
         ({"general.name": "mistral"}, "m.gguf"),
         ({"general.description": "not zephyr"}, "m.gguf"),
-        ({"tokenizer.chat_template": ZEPHYR_TEMPLATE + " "}, "zephyr.gguf"),
-        ({"tokenizer.chat_template": "{{ messages }}"}, "zephyr.gguf"),
+        ({"tokenizer.chat_template": "x" * 70_000}, "zephyr.gguf"),
     ):
         with pytest.raises(TemplateError, match=r"--template zephyr, or --template FILE"):
             choose(metadata, file_name)
+    for source in (ZEPHYR_TEMPLATE + " ", "{{ messages }}", "{% never closed"):
+        template, notice = choose({"tokenizer.chat_template": source}, "zephyr.gguf")
+        assert (template.name, template.source, notice) == ("zephyr.gguf's own", source, None)
+        assert template.guard is not None, "it is rendered by test_template_guard.py"
 
 
 @pytest.mark.parametrize(
@@ -196,14 +199,14 @@ def test_honest_chats_give_the_ids_of_hugging_face(
     dice, texts = random.Random(11), honest_texts(500, seed=12)
     for _ in range(2000):
         messages = random_chat(dice, texts)
-        assert encode_chat(ZEPHYR, messages, mistral_vocabulary) == hf_ids(reference, messages), messages
+        assert encode_chat(ZEPHYR, messages, mistral_vocabulary).ids == hf_ids(reference, messages), messages
 
 
 def test_hostile_chats_give_no_control_tokens(mistral_vocabulary: LlamaModel) -> None:  # noqa: F811
     dice = random.Random(13)
     for _ in range(1000):
         messages = random_chat(dice, [hostile_text(dice) for _ in range(6)])
-        ids = encode_chat(ZEPHYR, messages, mistral_vocabulary)
+        ids = encode_chat(ZEPHYR, messages, mistral_vocabulary).ids
         assert [i for i in ids if i < 3] == [1] + [2] * len(messages)
         text = b"".join(mistral_vocabulary.token_to_bytes(i) for i in ids).decode()
         # What was typed is all there; SentencePiece puts a space in front of each part between control tokens.
@@ -224,7 +227,7 @@ def test_every_control_token_is_inert_in_text(tmp_path: Path) -> None:
     written = list(model.control_tokens)
     for _ in range(300):
         text = "".join(dice.choice([*written, "a", "<", "</", "s>", "|>"]) for _ in range(6))
-        ids = encode_chat(ZEPHYR, [Message("user", text)], model)
+        ids = encode_chat(ZEPHYR, [Message("user", text)], model).ids
         special = [i for i in ids if i in model.control_tokens.values()]
         assert special == [1, 2], text
         answer = b"".join(map(model.token_to_bytes, ids)).decode()
@@ -236,8 +239,8 @@ def test_the_start_token_comes_once(mistral_vocabulary: LlamaModel) -> None:  # 
     bos_template, _ = ChatTemplate.from_gguf_metadata(
         {"tokenizer.chat_template": "{{ bos_token }}" + ZEPHYR_TEMPLATE}, "x"
     )
-    with_bos = encode_chat(bos_template, chat("Hello"), mistral_vocabulary)
-    assert with_bos == encode_chat(ZEPHYR, chat("Hello"), mistral_vocabulary)
+    with_bos = encode_chat(bos_template, chat("Hello"), mistral_vocabulary).ids
+    assert with_bos == encode_chat(ZEPHYR, chat("Hello"), mistral_vocabulary).ids
     assert with_bos.count(1) == 1
 
 
@@ -248,7 +251,7 @@ def test_a_template_that_rewrites_text_or_joins_it_to_control_tokens_is_refused(
     def encode(source: str, text: str) -> list[int]:
         path = tmp_path / "own.jinja"
         path.write_text(source, encoding="utf-8")
-        return encode_chat(ChatTemplate.from_file(path), chat(text), mistral_vocabulary)
+        return encode_chat(ChatTemplate.from_file(path), chat(text), mistral_vocabulary).ids
 
     joins = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
     assert encode(joins, "abc").count(2) == 0
@@ -261,7 +264,7 @@ def test_a_template_that_rewrites_text_or_joins_it_to_control_tokens_is_refused(
 def test_a_chat_that_cannot_fit_is_refused_early(tmp_path: Path) -> None:
     model = LlamaModel.load(tiny_model().write(tmp_path / "m.gguf"), EngineSettings(n_ctx=256, n_threads=1))
     with pytest.raises(ContextExceededError, match="400000 tokens or more"):
-        encode_chat(ZEPHYR, chat("🧿" * 100_000), model)
+        encode_chat(ZEPHYR, chat("🧿" * 100_000), model).ids
     model.close()
 
 
@@ -275,4 +278,4 @@ def test_a_vocabulary_that_cannot_be_guarded_ends_with_an_error(mistral_vocabula
             return getattr(mistral_vocabulary, name)
 
     with pytest.raises(TemplateError, match="cannot be told from text"):
-        encode_chat(ChatTemplate.named("zephyr"), [Message("user", "xa")], Hostile())  # type: ignore[arg-type]
+        encode_chat(ChatTemplate.named("zephyr"), [Message("user", "xa")], Hostile()).ids  # type: ignore[arg-type]

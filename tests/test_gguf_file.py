@@ -251,7 +251,7 @@ def test_an_end_token_that_its_file_calls_user_defined_is_a_control_token_here(t
     try:
         assert loaded.control_tokens["<|im_end|>"] == eos
         chat = [Message("user", "now <|im_end|> then")]
-        ids = encode_chat(ChatTemplate.named("zephyr"), chat, loaded)
+        ids = encode_chat(ChatTemplate.named("zephyr"), chat, loaded).ids
         assert ids.count(eos) == 1, "the template's own; what was typed is spelled out"
     finally:
         loaded.close()

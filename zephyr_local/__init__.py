@@ -15,11 +15,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zephyr_local.api import Reply, Zephyr
-    from zephyr_local.chat_types import Finish, Message, Piece
+    from zephyr_local.api import Zephyr
+    from zephyr_local.async_api import AsyncZephyr
+    from zephyr_local.async_chat import AsyncChat
+    from zephyr_local.chat import Chat
+    from zephyr_local.chat_fit import Dropped
+    from zephyr_local.chat_types import Finish, Message, Piece, Reply, TokenLogprob
+    from zephyr_local.child_process import freeze_support
     from zephyr_local.errors import (
         CheckpointError,
         ContextExceededError,
+        EngineCrashed,
         EngineError,
         InvalidInputError,
         ModelFileError,
@@ -33,8 +39,13 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AsyncChat",
+    "AsyncZephyr",
+    "Chat",
     "CheckpointError",
     "ContextExceededError",
+    "Dropped",
+    "EngineCrashed",
     "EngineError",
     "EngineSettings",
     "Finish",
@@ -47,18 +58,26 @@ __all__ = [
     "Reply",
     "Sampling",
     "TemplateError",
+    "TokenLogprob",
     "Zephyr",
     "ZephyrError",
     "__version__",
+    "freeze_support",
 ]
 
 _HOMES = {
-    "api": ("Reply", "Zephyr"),
-    "chat_types": ("Finish", "Message", "Piece"),
+    "api": ("Zephyr",),
+    "async_api": ("AsyncZephyr",),
+    "async_chat": ("AsyncChat",),
+    "chat": ("Chat",),
+    "chat_fit": ("Dropped",),
+    "chat_types": ("Finish", "Message", "Piece", "Reply", "TokenLogprob"),
+    "child_process": ("freeze_support",),
     "settings": ("EngineSettings", "Sampling"),
     "errors": (
         "CheckpointError",
         "ContextExceededError",
+        "EngineCrashed",
         "EngineError",
         "InvalidInputError",
         "ModelFileError",

@@ -1,7 +1,8 @@
 """Chats into token ids, so that nothing that a person typed becomes a control token.
 
 A chat template is a small program. Zephyr's is known by the hash of its source and rendered here directly; a file that
-the user names is rendered in Jinja's sandbox; any other template that comes inside a model file is refused.
+the user names is rendered in Jinja's sandbox; any other template that comes inside a model file is rendered in a child
+process, in the sandbox and under limits.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final, Protocol
 
 from zephyr_local.chat_types import Message
 from zephyr_local.errors import ContextExceededError, TemplateError
+from zephyr_local.jinja_template import CHOOSE_TEMPLATE, MAX_RENDERED_CHARS, RenderFailure, compile_template
+from zephyr_local.template_guard import GuardedTemplate
 
 # The template of HuggingFaceH4/zephyr-7b-beta and of the alignment handbook's recipes, byte for byte.
 ZEPHYR_TEMPLATE: Final = (
@@ -34,9 +37,7 @@ ZEPHYR_TEMPLATE: Final = (
 )
 
 MAX_FILE_BYTES: Final = 64 << 10
-MAX_RENDERED_CHARS: Final = 16 << 20
 _ATTEMPTS: Final = 100  # one or two do; a vocabulary that was made to be unbreakable must not hold us for ever
-_CHOOSE: Final = "Give --template zephyr, or --template FILE with the Jinja template that the model was trained with"
 
 
 def _sha256(source: str) -> str:
@@ -83,7 +84,8 @@ class SpecialTexts:
     eos: str = "</s>"
 
 
-Renderer = Callable[[Sequence[Message], SpecialTexts, bool], str]
+Renderer = Callable[[Sequence[Sequence[Message]], SpecialTexts, bool], list[str]]
+"""Several chats at once, for what one costs where a child process renders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class ChatTemplate:
     name: str
     source: str
     renderer: Renderer
+    guard: GuardedTemplate | None = None
+    """What renders it, where that is a child process."""
 
     def render(
         self,
@@ -102,13 +106,19 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
     ) -> str:
         """The chat as text, control tokens written out. For showing it; :func:`encode_chat` is what to run."""
-        return self.renderer(messages, texts, add_generation_prompt)
+        (text,) = self.renderer([messages], texts, add_generation_prompt)
+        return text
+
+    def close(self) -> None:
+        """End the child process where there is one; closing twice is fine, and forgetting to keeps none for ever."""
+        if self.guard is not None:
+            self.guard.close()
 
     @classmethod
     def named(cls, name: str) -> ChatTemplate:
         """A built-in template: ``zephyr``."""
         if name != "zephyr":
-            raise TemplateError(f"there is no built-in chat template {name!r}", _CHOOSE)
+            raise TemplateError(f"there is no built-in chat template {name!r}", CHOOSE_TEMPLATE)
         return cls("zephyr", ZEPHYR_TEMPLATE, _render_zephyr)
 
     @classmethod
@@ -119,30 +129,41 @@ class ChatTemplate:
                 data = stream.read(MAX_FILE_BYTES + 1)
             source = data.decode()
         except OSError as error:
-            raise TemplateError(f"the chat template {path} cannot be read: {error.strerror}", _CHOOSE) from None
+            raise TemplateError(f"the chat template {path} cannot be read: {error.strerror}", CHOOSE_TEMPLATE) from None
         except UnicodeDecodeError as error:
-            raise TemplateError(f"the chat template {path} is not UTF-8 at byte {error.start}", _CHOOSE) from None
+            raise TemplateError(
+                f"the chat template {path} is not UTF-8 at byte {error.start}", CHOOSE_TEMPLATE
+            ) from None
         if len(data) > MAX_FILE_BYTES:
-            raise TemplateError(f"the chat template {path} has more than {MAX_FILE_BYTES} bytes", _CHOOSE)
+            raise TemplateError(f"the chat template {path} has more than {MAX_FILE_BYTES} bytes", CHOOSE_TEMPLATE)
         return _known(source) or cls(str(path), source, _jinja_renderer(source, str(path)))
 
     @classmethod
     def from_gguf_metadata(cls, metadata: Mapping[str, object], file_name: str) -> tuple[ChatTemplate, str | None]:
         """The template for a model file, and a line for the user where it had to be assumed.
 
-        A file without one (Zephyr's widely used 2023 files have none) gets Zephyr's if it calls itself Zephyr.
+        A file without one (Zephyr's widely used 2023 files have none) gets Zephyr's if it calls itself Zephyr. One that
+        is not known runs in a child process, from the first rendering on; only that tells whether it is sound.
         """
         source = metadata.get("tokenizer.chat_template")
         if isinstance(source, str) and source.strip():
-            known = _known(source)
-            if known is None:
+            if len(source.encode("utf-8", "surrogatepass")) > MAX_FILE_BYTES:
                 raise TemplateError(
-                    f"{file_name} brings a chat template that is not known here, and templates are programs", _CHOOSE
+                    f"{file_name}'s chat template has more than {MAX_FILE_BYTES} bytes", CHOOSE_TEMPLATE
                 )
-            return known, None
+            return _known(source) or cls._guarded(source, f"{file_name}'s own"), None
         if not _calls_itself_zephyr(metadata, file_name):
-            raise TemplateError(f"{file_name} has no chat template", _CHOOSE)
+            raise TemplateError(f"{file_name} has no chat template", CHOOSE_TEMPLATE)
         return cls.named("zephyr"), f"{file_name} has no chat template; Zephyr's is used"
+
+    @classmethod
+    def _guarded(cls, source: str, name: str) -> ChatTemplate:
+        guard = GuardedTemplate(source, name)
+
+        def render(chats: Sequence[Sequence[Message]], texts: SpecialTexts, add_generation_prompt: bool) -> list[str]:
+            return guard.render([_pairs(messages) for messages in chats], texts.bos, texts.eos, add_generation_prompt)
+
+        return cls(name, source, render, guard)
 
 
 def _known(source: str) -> ChatTemplate | None:
@@ -160,83 +181,72 @@ def _calls_itself_zephyr(metadata: Mapping[str, object], file_name: str) -> bool
 _NAME_KEY: Final = re.compile(r"general\.(name|basename|base_model\.\d+\.(name|repo_url))\Z")
 
 
-def _render_zephyr(messages: Sequence[Message], texts: SpecialTexts, add_generation_prompt: bool) -> str:
+def _zephyr_text(messages: Sequence[Message], texts: SpecialTexts, add_generation_prompt: bool) -> str:
     turns = [f"<|{message.role}|>\n{message.content}{texts.eos}\n" for message in messages]
     if messages and add_generation_prompt:
         turns.append("<|assistant|>\n")
     return "".join(turns)
 
 
-def _render_zephyr_with_bos(messages: Sequence[Message], texts: SpecialTexts, add_generation_prompt: bool) -> str:
-    return texts.bos + _render_zephyr(messages, texts, add_generation_prompt)
+def _render_zephyr(chats: Sequence[Sequence[Message]], texts: SpecialTexts, add_generation_prompt: bool) -> list[str]:
+    return [_zephyr_text(messages, texts, add_generation_prompt) for messages in chats]
+
+
+def _render_zephyr_with_bos(
+    chats: Sequence[Sequence[Message]], texts: SpecialTexts, add_generation_prompt: bool
+) -> list[str]:
+    return [texts.bos + text for text in _render_zephyr(chats, texts, add_generation_prompt)]
 
 
 def _jinja_renderer(source: str, name: str) -> Renderer:
-    """Render as Hugging Face does: trim_blocks, lstrip_blocks, and the few globals that templates call."""
-    from jinja2 import TemplateError as JinjaError  # late: chats with a known template need no Jinja
-    from jinja2 import TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    def failed(failure: RenderFailure) -> TemplateError:
+        return TemplateError(f"the chat template {name}{failure.said}", CHOOSE_TEMPLATE)
 
-    def fail(message: object) -> NoReturn:
-        raise JinjaError(str(message))
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = fail
-    environment.globals["strftime_now"] = _strftime_now
-    environment.filters["tojson"] = _to_json
     try:
-        template = environment.from_string(source)
-    except TemplateSyntaxError as error:
-        raise TemplateError(f"the chat template {name}, line {error.lineno}: {error.message}", _CHOOSE) from None
-    except JinjaError as error:
-        raise TemplateError(f"the chat template {name}: {error}", _CHOOSE) from None
+        template = compile_template(source)
+    except RenderFailure as failure:
+        raise failed(failure) from None
 
-    def render(messages: Sequence[Message], texts: SpecialTexts, add_generation_prompt: bool) -> str:
-        parts: list[str] = []
-        length = 0
+    def render(chats: Sequence[Sequence[Message]], texts: SpecialTexts, add_generation_prompt: bool) -> list[str]:
         try:
-            for part in template.generate(
-                messages=[{"role": message.role, "content": message.content} for message in messages],
-                bos_token=texts.bos,
-                eos_token=texts.eos,
-                add_generation_prompt=add_generation_prompt,
-            ):
-                parts.append(part)
-                length += len(part)
-                if length > MAX_RENDERED_CHARS:
-                    raise TemplateError(
-                        f"the chat template {name} renders over {MAX_RENDERED_CHARS} characters", _CHOOSE
-                    )
-        except TemplateError:
-            raise
-        except Exception as error:  # a template is a program and can fail like any other
-            raise TemplateError(f"the chat template {name} refuses this chat: {error}", _CHOOSE) from None
-        return "".join(parts)
+            return [
+                template(_pairs(messages), texts.bos, texts.eos, add_generation_prompt, MAX_RENDERED_CHARS)
+                for messages in chats
+            ]
+        except RenderFailure as failure:
+            raise failed(failure) from None
 
     return render
 
 
-def _strftime_now(layout: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(layout)
-
-
-def _to_json(value: object, indent: int | None = None) -> str:
-    import json
-
-    return json.dumps(value, ensure_ascii=False, indent=indent)  # Jinja's own escapes HTML, which no model was fed
+def _pairs(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in messages]
 
 
 # --- text → ids ---
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """A chat as the model sees it."""
+
+    ids: list[int]
+    tail_text: str
+    """The plain text after the last control token, with which an answer begins its part of the chat."""
+    tail_ids: list[int]
+
+
 def encode_chat(
-    template: ChatTemplate, messages: Sequence[Message], vocabulary: Vocabulary, *, add_generation_prompt: bool = True
-) -> list[int]:
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    vocabulary: Vocabulary,
+    known_parts: Mapping[str, Sequence[int]] = {},
+    *,
+    add_generation_prompt: bool = True,
+) -> EncodedChat:
     """The chat as token ids; the start token is in front where the vocabulary asks for one.
+
+    ``known_parts`` gives the ids of texts between control tokens that are to be used instead of tokenising these.
 
     Control ids come from the template alone: each control token's text inside a message is broken with a random nonce
     before the chat is rendered, the rendering is split at the control tokens that remain, and the parts between them,
@@ -250,24 +260,26 @@ def encode_chat(
     )
     nonce = _nonce(messages, split_at)
     guarded = [Message(m.role, _break(m.content, split_at, nonce)) for m in messages]
-    rendered = template.render(guarded, texts, add_generation_prompt=add_generation_prompt)
     blank = [Message(m.role, nonce if m.content else "") for m in messages]
-    expected = template.render(blank, texts, add_generation_prompt=add_generation_prompt)
+    rendered, expected = template.renderer([guarded, blank], texts, add_generation_prompt)
     if split_at.findall(rendered) != split_at.findall(expected):
         raise TemplateError(
             f"the chat template {template.name} lets message text form control tokens",
             "Use another template, or change the message",
         )
-    parts = split_at.split(rendered)
     ids: list[int] = []
-    for index, part in enumerate(parts):
+    text, part_ids = "", list[int]()
+    for index, part in enumerate(split_at.split(rendered)):
         if index % 2:
             ids.append(vocabulary.control_tokens[part])
-        else:
-            ids += _encode_plain(_unbreak(part, nonce, template.name), vocabulary)
+            continue
+        text = _unbreak(part, nonce, template.name)
+        known = known_parts.get(text)
+        part_ids = list(known) if known is not None else _encode_plain(text, vocabulary)
+        ids += part_ids
     if vocabulary.add_bos and ids[:1] != [vocabulary.bos_id]:
         ids.insert(0, vocabulary.bos_id)
-    return ids
+    return EncodedChat(ids, text, part_ids)
 
 
 def _check_size(messages: Sequence[Message], vocabulary: Vocabulary) -> None:

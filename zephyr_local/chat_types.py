@@ -1,7 +1,6 @@
 """What crosses every border of the runtime: messages in, pieces of text out.
 
-These types are plain, frozen and picklable on purpose: they are all that will cross the pipe when the engine moves into
-a process of its own.
+These types are plain and frozen: they are all that crosses the pipe to the engine's process.
 """
 
 from __future__ import annotations
@@ -44,14 +43,48 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and its natural log probability, before any sampler changed it."""
+
+    token: int
+    text: str
+    """What it stands for; incomplete characters are U+FFFD."""
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+    """The likeliest tokens at its place, as many as ``Sampling.logprobs`` says, the likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of an answer, never an incomplete character.
+    """Some text of an answer, of one token or several, never an incomplete character.
 
     ``finish`` is set on the last piece alone, whose text may be empty.
     """
 
     text: str
     finish: Finish | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the tokens that were sampled since the piece before, where ``Sampling.logprobs`` asks for them."""
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the answer ended; None while it has not."""
+        return self.finish.reason if self.finish is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    text: str
+    finish: Finish
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of all its tokens, where ``Sampling.logprobs`` asks for them."""
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the answer ended."""
+        return self.finish.reason
 
 
 def parse_messages(messages: Iterable[Message | Mapping[str, object]]) -> tuple[Message, ...]:

@@ -36,19 +36,19 @@ def start_child(role: str) -> subprocess.Popen[bytes]:
     """
     environment = os.environ | {_ROLE_VARIABLE: role, "GGML_NO_BACKTRACE": "1"}  # ggml would start a debugger
     if getattr(sys, "frozen", False):
-        if os.environ.get(_ROLE_VARIABLE) == "engine" and role == "engine":
+        if os.environ.get(_ROLE_VARIABLE) == role:
             raise EngineError(
-                "this application started itself as zephyr-local's engine and then went on as an application",
+                "this application started itself as zephyr-local's child and then went on as an application",
                 "Call zephyr_local.freeze_support() as its first line",
             )
         command = [sys.executable, _MARK, role]
     else:
         command = [_interpreter(), *_interpreter_flags(), "-c", _BOOT, json.dumps([sys.path, role])]
+    flags = group = None
     if sys.platform == "win32":
         flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-        options = {"creationflags": flags}
     else:
-        options = {"process_group": 0}  # Ctrl+C on the terminal is the application's
+        group = 0  # its own: Ctrl+C on the terminal is the application's
     try:
         return subprocess.Popen(
             command,
@@ -57,7 +57,8 @@ def start_child(role: str) -> subprocess.Popen[bytes]:
             stderr=subprocess.PIPE,
             bufsize=0,
             env=environment,
-            **options,
+            creationflags=flags or 0,
+            process_group=group,
         )
     except OSError as error:
         raise EngineError(

@@ -50,12 +50,10 @@ def test_default_name_progress_and_summary(checkpoint: Path, tmp_path: Path):
         del lines[0]
     assert lines[0].startswith("convert   0%")
     assert any(line.startswith("verify") for line in lines)
-    assert len(lines) <= 2 * 11 + 3, "a line for each tenth of the two stages when piped, and the summary"
+    assert len(lines) <= 2 * 11 + 2, "a line for each tenth of the two stages when piped, and the summary"
     assert "\x1b" not in done.stderr
-    template = checkpoint / "chat_template.jinja"
-    assert lines[-2] == f"Talk with it: zephyr-local chat zephyr-small-Q4_K_M.gguf --template {template}"
-    assert "its own chat template is not known here" in lines[-1]
-    assert "bits a weight" in lines[-3]
+    assert lines[-1] == "Talk with it: zephyr-local chat zephyr-small-Q4_K_M.gguf"
+    assert "bits a weight" in lines[-2]
 
 
 def test_output_threads_and_overwrite(checkpoint: Path, tmp_path: Path):
@@ -81,13 +79,14 @@ def test_each_flag_is_a_type(checkpoint: Path, tmp_path: Path):
 def test_a_converted_model_chats_and_is_inspected(checkpoint: Path, tmp_path: Path):
     assert zephyr_local("quantize", checkpoint, "--q4_k_m", cwd=tmp_path).returncode == 0
     file = tmp_path / "zephyr-small-Q4_K_M.gguf"
-    chat = zephyr_local("chat", file, "--template", "zephyr", "--max-tokens", "5", "-p", "Hello")
-    assert chat.returncode == 0, chat.stderr
-    assert chat.stdout.strip()
+    for template in ((), ("--template", "zephyr")):
+        chat = zephyr_local("chat", file, *template, "--max-tokens", "5", "-p", "Hello")
+        assert chat.returncode == 0, chat.stderr
+        assert chat.stdout.strip()
     shown = zephyr_local("inspect", file)
     assert "blk.1.ffn_down.weight" in shown.stdout
-    assert "chat loads it if a template is given: " in shown.stdout
-    assert "brings a chat template that is not known" in shown.stdout
+    loads = "chat loads it; chat template: zephyr-small-Q4_K_M.gguf's own (run in a guarded process)\n"
+    assert loads in shown.stdout
     with file.open("r+b") as stream:
         stream.truncate(file.stat().st_size - 100)
     broken = zephyr_local("inspect", file)
@@ -101,8 +100,8 @@ def test_inspect_as_json(checkpoint: Path, tmp_path: Path):
     assert zephyr_local("quantize", checkpoint, "--q4_k_m", cwd=tmp_path).returncode == 0
     shown = json.loads(zephyr_local("inspect", tmp_path / "zephyr-small-Q4_K_M.gguf", "--json").stdout)
     assert shown["refusal"] is None
-    assert shown["template"] is None
-    assert "--template" in shown["template_refusal"]
+    assert shown["template"] == "zephyr-small-Q4_K_M.gguf's own (run in a guarded process)"
+    assert shown["template_refusal"] is None
     assert shown["metadata"]["general.architecture"] == "llama"
     assert len(shown["metadata"]["tokenizer.ggml.tokens"]) == 512
     assert {"name": "output_norm.weight", "type": "F32", "shape": [256]}.items() <= next(
@@ -165,10 +164,10 @@ def test_several_types_into_a_new_folder(checkpoint: Path, here: Path, capsys: p
     assert names(here / "new folder") == ["zephyr-small-Q4_K_M.gguf", "zephyr-small-Q8_0.gguf"]
     captured = capsys.readouterr()
     assert captured.out == ""
-    first, second, talk, _ = captured.err.splitlines()[-4:]
+    first, second, talk = captured.err.splitlines()[-3:]
     assert first.startswith("new folder/zephyr-small-Q4_K_M.gguf: ")
     assert second.startswith("new folder/zephyr-small-Q8_0.gguf: ")
-    assert "zephyr-local chat 'new folder/zephyr-small-Q4_K_M.gguf' --template " in talk
+    assert talk == "Talk with it: zephyr-local chat 'new folder/zephyr-small-Q4_K_M.gguf'"
     alone = here / "alone.gguf"
     assert quantize(checkpoint, "--q8_0", "-o", alone) == 0
     assert alone.read_bytes() == (here / "new folder" / "zephyr-small-Q8_0.gguf").read_bytes()
@@ -554,7 +553,7 @@ def test_a_name_without_an_ending_is_a_folder(checkpoint: Path, here: Path):
 
 
 def test_which_template_to_give(here: Path, capsys: pytest.CaptureFixture[str]):
-    """The name says nothing, so a model without a template needs one; one with its own gets that file."""
+    """The name says nothing, so a model without a template needs one."""
     folder = build_checkpoint(here / "foo")
     (folder / "chat_template.jinja").unlink()
     assert quantize(folder, "--q8_0") == 0

@@ -161,6 +161,22 @@ def test_the_template_is_asked_for_before_anything_is_loaded(tmp_path: Path) -> 
     other.close()
 
 
+def test_a_template_of_the_files_own_is_used(tmp_path: Path) -> None:
+    source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{# not known #}"
+    own = Session.open(tiny_model(template=source).write(tmp_path / "own.gguf"), SETTINGS)
+    file = tmp_path / "own.jinja"
+    file.write_text(source)
+    trusted = Session.open(tiny_model().write(tmp_path / "none.gguf"), SETTINGS, template=file)
+    assert own.notices == ()
+    assert answer(own, HELLO) == answer(trusted, HELLO)
+    refuses = tiny_model(template="{{ raise_exception('no chats') }}").write(tmp_path / "refuses.gguf")
+    refusing = Session.open(refuses, SETTINGS)
+    with pytest.raises(TemplateError, match=r"refuses\.gguf's own refuses this chat: no chats"):
+        refusing.count_tokens(HELLO)
+    for session in (own, trusted, refusing):
+        session.close()
+
+
 def test_a_chat_without_room_for_an_answer(tiny_path: Path) -> None:
     session = Session.open(tiny_path, EngineSettings(n_ctx=256, n_threads=1))
     # Each "x" and its space are two tokens here.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -12,7 +13,7 @@ import click
 
 from zephyr_local.cli.options import engine_options, sampling_options
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, KVType, Sampling
+from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, Sampling
 
 if TYPE_CHECKING:
     from zephyr_local.api import Zephyr
@@ -80,19 +81,8 @@ def command(
     system: str | None,
     template: str | None,
     verbose: bool,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repeat_penalty: float,
-    seed: int | None,
-    max_tokens: int | None,
-    stop: tuple[str, ...],
-    n_ctx: int | None,
-    n_threads: int | None,
-    n_gpu_layers: int,
-    n_batch: int,
-    kv_type: KVType,
+    sampling: Sampling,
+    settings: EngineSettings,
 ) -> None:
     """Talk with MODEL, a GGUF file; without MODEL, with the tiny model that is bundled.
 
@@ -101,20 +91,7 @@ def command(
     """
     source = click.get_current_context().get_parameter_source("temperature")
     if model is None and source is click.core.ParameterSource.DEFAULT:
-        temperature = BUNDLED_MODEL_SAMPLING.temperature
-    sampling = Sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        seed=seed,
-        max_tokens=max_tokens,
-        stop=stop,
-    )
-    settings = EngineSettings(
-        n_ctx=n_ctx, n_batch=n_batch, n_threads=n_threads, n_gpu_layers=n_gpu_layers, kv_type=kv_type
-    )
+        sampling = replace(sampling, temperature=BUNDLED_MODEL_SAMPLING.temperature)
     if verbose:
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("zephyr_local").setLevel(logging.INFO)

@@ -49,7 +49,7 @@ def run_conversion(source: Path, flags: ConversionFlags, file_types: Sequence[Fi
     paths = [request.target.parent / result.path.name for request, result in zip(requests, results, strict=True)]
     if flags.verbose and results[0].timings is not None:
         click.echo(where_the_time_went(results[0].timings), err=True)
-    click.echo(_summary(paths, results, source), err=True)
+    click.echo(_summary(paths, results), err=True)
 
 
 def targets(source: Path, output: str | None, file_types: Sequence[FileType], ending: str = "") -> list[Path]:
@@ -146,7 +146,7 @@ def where_the_time_went(timings: Timings) -> str:
     )
 
 
-def _summary(paths: Sequence[Path], results: Sequence[ConvertResult], source: Path) -> str:
+def _summary(paths: Sequence[Path], results: Sequence[ConvertResult]) -> str:
     """`paths` are the results' as the user would write them."""
     lines = []
     for path, result in zip(paths, results, strict=True):
@@ -156,14 +156,7 @@ def _summary(paths: Sequence[Path], results: Sequence[ConvertResult], source: Pa
             f"{result.bits_per_weight:.2f} bits a weight, {result.elapsed_s:.1f} s."
         )
     lines.append(f"Talk with it: zephyr-local chat {visible(shlex.quote(str(paths[0])))}")
-    gguf = read_model(paths[0])
-    if verdict_on(gguf).template is None:
-        own = source / "chat_template.jinja"
-        if "tokenizer.chat_template" in gguf.metadata:
-            file = shlex.quote(str(own)) if own.is_file() else "FILE"
-            lines[-1] += f" --template {visible(file)}"
-            lines.append("(its own chat template is not known here, and is run when you give it as a file)")
-        else:
-            lines[-1] += " --template zephyr"
-            lines.append("(or --template FILE: it brings no chat template)")
+    if verdict_on(read_model(paths[0])).template_refusal is not None:
+        lines[-1] += " --template zephyr"
+        lines.append("(or --template FILE: it brings no chat template)")
     return "\n".join(lines)

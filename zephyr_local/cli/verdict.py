@@ -14,7 +14,7 @@ from zephyr_local.gguf_split import join_parts
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """At most one of the three is set besides None: why not, with which template, or why it needs one."""
+    """Exactly one of the three is set: why not, with which template, or why one must be given."""
 
     refusal: str | None
     template: str | None
@@ -29,7 +29,7 @@ class Verdict:
 
 
 def verdict_on(gguf: GGUFFile) -> Verdict:
-    """Decided from the header alone, without native code."""
+    """Decided from the header alone, without native code; a template that is not known is named and not run."""
     try:
         check_runnable(gguf)
     except ModelFileError as error:
@@ -38,7 +38,8 @@ def verdict_on(gguf: GGUFFile) -> Verdict:
         template, assumed = ChatTemplate.from_gguf_metadata(gguf.metadata, gguf.path.name)
     except TemplateError as error:
         return Verdict(None, None, str(error))
-    return Verdict(None, f"{template.name} (assumed from the name)" if assumed else template.name, None)
+    remark = " (assumed from the name)" if assumed else " (run in a guarded process)" if template.guard else ""
+    return Verdict(None, template.name + remark, None)
 
 
 def read_with_verdict(path: Path) -> tuple[GGUFFile, Verdict]:

@@ -11,7 +11,7 @@ class Cancelled(Exception):  # noqa: N818 — it is not an error: the caller ask
 
 
 class CancelFlag:
-    """Asks one answer to stop; may be set from any thread, and stays set.
+    """Asks a decode to stop; may be set from any thread, and stays set until it is cleared.
 
     ``address`` is that of a C string which is empty until the flag is set and one byte long afterwards, so that a
     native ``strlen`` gives 0 or 1; :func:`native_check_address` says what that is good for.
@@ -24,6 +24,9 @@ class CancelFlag:
 
     def set(self) -> None:
         self._bytes[0] = b"\x01"
+
+    def clear(self) -> None:
+        self._bytes[0] = b"\0"
 
     def is_set(self) -> bool:
         return self._bytes[0] != b"\0"

@@ -1,23 +1,19 @@
-"""One model, its template and its chats: what will run in a process of its own.
-
-Messages come in and pieces go out; token ids and rendered text stay here, where the vocabulary is.
-"""
+"""Opening a model: the file is checked, its template chosen, and what the user should know is said."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from zephyr_local.chat_template import ChatTemplate, encode_chat
-from zephyr_local.chat_types import Message, Piece
-from zephyr_local.engine.cancel import CancelFlag
-from zephyr_local.engine.generation import stream_text
+from zephyr_local.chat_template import ChatTemplate
+from zephyr_local.chat_types import Message
 from zephyr_local.engine.llama import LlamaModel
+from zephyr_local.engine.prompt import PromptEncoder
 from zephyr_local.gguf_check import check_runnable
 from zephyr_local.gguf_file import GGUFFile
 from zephyr_local.gguf_split import read_model
-from zephyr_local.settings import EngineSettings, Sampling
+from zephyr_local.settings import EngineSettings
 
 # The converter's own key, which is only text to llama.cpp, and that of files in use, which llama.cpp 0c1e57098 does not
 # read for this architecture (src/models/llama.cpp).
@@ -26,11 +22,11 @@ _N_CTX_STEP: Final = 256  # llama.cpp rounds n_ctx up to a multiple of it
 
 
 class Session:
-    """A loaded model that answers chats, one at a time."""
+    """A loaded model and its template."""
 
     def __init__(self, model: LlamaModel, template: ChatTemplate, name: str, notices: Sequence[str]) -> None:
         """Use :meth:`open`."""
-        self._model, self._template = model, template
+        self.model, self.prompt = model, PromptEncoder(template, model)
         self.model_name = name
         """``general.name``, or the file's name."""
         self.notices = tuple(notices)
@@ -55,6 +51,8 @@ class Session:
         gguf = read_model(path)
         check_runnable(gguf)
         chosen, notice = choose_template(gguf, template)
+        if chosen.guard is not None:  # a program that nobody has seen run: what is wrong with it shows before the load
+            chosen.render([Message("user", "Hello")])
         model = LlamaModel.load(path, settings, progress=progress, cancelled=cancelled)
         notices = [notice] if notice else []
         if settings.n_ctx is not None and settings.n_ctx > model.n_ctx_train:
@@ -66,25 +64,15 @@ class Session:
             notices.append(window_notice)
         return cls(model, chosen, gguf.text("general.name") or path.stem, notices)
 
-    def stream(
-        self, messages: Sequence[Message], sampling: Sampling, cancel: CancelFlag | None = None
-    ) -> Iterator[Piece]:
-        """The answer to a chat; the last piece has ``finish``.
-
-        Raises TemplateError, and ContextExceededError where the chat leaves no room for a single token.
-        """
-        return stream_text(self._model, self._encode(messages), sampling, cancel)
-
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the chat as the model would see it, the beginning of the answer included."""
-        return len(self._encode(messages))
+    def text_ids(self, text: str) -> list[int]:
+        """Tokens of a text by itself, with the start token where the vocabulary asks for one."""
+        ids = self.model.tokenize(text)
+        return [self.model.bos_id, *ids] if self.model.add_bos else ids
 
     def close(self) -> None:
         """Free the model. Closing twice is fine."""
-        self._model.close()
-
-    def _encode(self, messages: Sequence[Message]) -> list[int]:
-        return encode_chat(self._template, messages, self._model)
+        self.prompt.close()
+        self.model.close()
 
 
 def choose_template(gguf: GGUFFile, choice: str | Path | None) -> tuple[ChatTemplate, str | None]:

@@ -1,11 +1,11 @@
-"""A conversation in memory: turns, and one answer at a time."""
+"""The chat of a terminal, and what is told about its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from zephyr_local.chat_types import Finish, Message, Piece
+from zephyr_local.chat import Chat
+from zephyr_local.chat_types import Finish
 from zephyr_local.settings import Sampling
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Conversation:
-    """The turns of one chat with one loaded model."""
+    """A chat that may use the context to its last token, and whether its timings are shown."""
 
     def __init__(
         self, zephyr: Zephyr, sampling: Sampling, *, system: str | None = None, show_timings: bool = False
@@ -21,36 +21,7 @@ class Conversation:
         self.zephyr = zephyr
         self.sampling = sampling
         self.show_timings = show_timings
-        self._system = (Message("system", system),) if system is not None else ()
-        self._turns: list[Message] = []
-
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        """The system prompt, if any, and all turns so far."""
-        return (*self._system, *self._turns)
-
-    def clear(self) -> None:
-        """Forget all turns; the system prompt stays."""
-        self._turns.clear()
-
-    def ask(self, question: str) -> Generator[Piece, None, None]:
-        """Yield the answer in pieces, and keep both turns.
-
-        An answer that is cut short (the iterator closed, Ctrl+C) keeps what came. Where nothing came, because the
-        chat does not fit or the engine failed, the question is taken back, so that it can be asked differently.
-        """
-        self._turns.append(Message("user", question))
-        parts: list[str] = []
-        try:
-            for piece in self.zephyr.stream(self.messages, self.sampling):
-                parts.append(piece.text)
-                yield piece
-        finally:
-            answer = "".join(parts)
-            if answer:
-                self._turns.append(Message("assistant", answer))
-            else:
-                self._turns.pop()
+        self.chat = Chat(zephyr, system=system, sampling=sampling, reserve_tokens=1)
 
 
 def timing_line(finish: Finish) -> str:

@@ -36,7 +36,7 @@ def answer_once(conversation: Conversation, question: str) -> None:
     last = ""
     finish: Finish | None = None
     try:
-        with closing(conversation.ask(question)) as pieces:
+        with closing(conversation.chat.stream(question)) as pieces:
             for piece in pieces:
                 if piece.text:
                     _out(visible(piece.text) if on_terminal else piece.text)
@@ -51,7 +51,7 @@ def answer_once(conversation: Conversation, question: str) -> None:
 def _answer(conversation: Conversation, question: str) -> None:
     finish: Finish | None = None
     try:
-        with closing(conversation.ask(question)) as pieces:
+        with closing(conversation.chat.stream(question)) as pieces:
             for piece in pieces:
                 _out(visible(piece.text))
                 finish = piece.finish
@@ -89,7 +89,7 @@ def _obey(conversation: Conversation, line: str) -> bool:
         case "/exit" | "/quit" | "/bye":
             return True
         case "/clear":
-            conversation.clear()
+            conversation.chat.clear()
             _err("The conversation is cleared.")
         case "/help" | "/?":
             _err(HELP)

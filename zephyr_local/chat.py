@@ -1,0 +1,99 @@
+"""A chat that remembers: turns, branches, a policy for when the context is full, and a file to keep it in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+from zephyr_local.chat_file import read_chat, write_chat
+from zephyr_local.chat_fit import CountTokens, Steps
+from zephyr_local.chat_state import Answering, ChatState, Model
+from zephyr_local.chat_types import Message, Piece, Reply
+from zephyr_local.errors import ContextExceededError
+from zephyr_local.settings import Sampling
+
+_T = TypeVar("_T")
+
+
+class _HasText(Protocol):
+    @property
+    def text(self) -> str: ...
+
+
+class ChatModel(Model, Protocol):
+    """What a chat asks of a model; :class:`zephyr_local.api.Zephyr` has it."""
+
+    def stream(
+        self, messages: tuple[Message, ...], sampling: Sampling | None = None
+    ) -> Generator[Piece, None, None]: ...
+
+    def complete(self, messages: tuple[Message, ...], sampling: Sampling | None = None) -> _HasText: ...
+
+    def count_tokens(self, messages: tuple[Message, ...]) -> int: ...
+
+
+class Chat(ChatState[ChatModel]):
+    """A chat with a loaded model. One answer at a time: a second one meanwhile raises InvalidInputError.
+
+    Several chats may share a model. An answer that is cut short (its iterator closed, Ctrl+C) keeps what came; where
+    nothing came, the question is taken back. Nothing happens before an iterator is asked for its first piece.
+    """
+
+    def stream(self, text: str, sampling: Sampling | None = None) -> Generator[Piece, None, None]:
+        """The answer to a question, piece by piece; the last piece has ``finish``."""
+        return self._pieces(self._ask(text), sampling)
+
+    def ask(self, text: str, sampling: Sampling | None = None) -> Reply:
+        """The whole answer to a question."""
+        answer = self._ask(text)
+        for _ in self._pieces(answer, sampling):
+            pass
+        return answer.reply()
+
+    def regenerate(self, sampling: Sampling | None = None) -> Generator[Piece, None, None]:
+        """Another answer to the last question, as :meth:`stream`; the one before stays as a sibling."""
+        return self._pieces(self._ask_again(), sampling)
+
+    def edit(self, index: int, text: str, sampling: Sampling | None = None) -> Generator[Piece, None, None]:
+        """The answer to ``text`` in place of the question at turn ``index``, as :meth:`stream`.
+
+        The old question stays as a sibling, with all that followed it.
+        """
+        return self._pieces(self._ask_edited(index, text), sampling)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write :meth:`to_json` to a file, whole or not at all; raises OutputError."""
+        write_chat(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, zephyr: ChatModel, path: str | os.PathLike[str]) -> Self:
+        """The chat that :meth:`save` wrote; raises InvalidInputError for anything else."""
+        return cls._of(zephyr, read_chat(Path(path)))
+
+    def _pieces(self, answer: Answering, sampling: Sampling | None) -> Generator[Piece, None, None]:
+        with answer:
+            sampling = answer.sampling(sampling)
+            messages = self._follow(answer.messages(sampling))
+            with contextlib.closing(self.zephyr.stream(messages, sampling)) as pieces:
+                for piece in pieces:
+                    answer.add(piece)
+                    yield piece
+
+    def _follow(self, steps: Steps[_T]) -> _T:
+        told: int | str | None = None
+        while True:
+            try:
+                step = steps.send(told)
+            except StopIteration as end:
+                result: _T = end.value
+                return result
+            try:
+                if isinstance(step, CountTokens):
+                    told = self.zephyr.count_tokens(step.messages)
+                else:
+                    told = self.zephyr.complete(step.messages, step.sampling).text
+            except ContextExceededError:
+                told = None

@@ -1,0 +1,264 @@
+"""Calls and streams to an engine, wherever it runs; restarts one that crashed.
+
+Knows neither llama.cpp nor numpy: what an application imports to talk to its engine process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from zephyr_local.engine import protocol
+from zephyr_local.errors import EngineError, ZephyrError
+from zephyr_local.settings import EngineSettings
+
+_WAIT_S: Final = 0.2  # Windows delivers Ctrl+C only between waits
+
+
+class Engine(Protocol):
+    """What runs a service: RemoteEngine, LocalEngine."""
+
+    def send(self, request: protocol.Request) -> None: ...
+
+    def close(self) -> None: ...
+
+    def forget_after_fork(self) -> None: ...
+
+
+class Waiter:
+    """The events of one request, in order, for one consumer; never holds up who brings them.
+
+    An answer is bounded by the context, so its events are.
+    """
+
+    def __init__(self, request_id: int, engine: Engine | None) -> None:
+        self.id, self.engine = request_id, engine
+        self._events: deque[protocol.Event | ZephyrError] = deque()
+        self._changed = threading.Condition()
+        self._on_event: Callable[[], object] | None = None
+        self.ended = False
+
+    def put(self, event: protocol.Event | ZephyrError) -> None:
+        with self._changed:
+            self._events.append(event)
+            if isinstance(event, (protocol.Loaded, protocol.Finished, protocol.Result, protocol.Failed, ZephyrError)):
+                self.ended = True
+            self._changed.notify_all()
+            listener = self._on_event
+        if listener is not None:
+            listener()
+
+    def get(self) -> protocol.Event:
+        """The next event; raises what the request failed with."""
+        with self._changed:
+            while not self._events:
+                self._changed.wait(_WAIT_S)
+        event = self.poll()
+        assert event is not None, "one consumer reads a waiter"
+        return event
+
+    def poll(self) -> protocol.Event | None:
+        """The next event, text that has gathered joined; None where there is none yet. Raises as ``get`` does."""
+        with self._changed:
+            if not self._events:
+                return None
+            event = self._events.popleft()
+            if isinstance(event, protocol.TextEvent):
+                texts, logprobs = [event.text], list(event.logprobs)
+                while self._events and isinstance(following := self._events[0], protocol.TextEvent):
+                    self._events.popleft()
+                    texts.append(following.text)
+                    logprobs += following.logprobs
+                if len(texts) > 1:
+                    event = protocol.TextEvent(self.id, "".join(texts), tuple(logprobs))
+        if isinstance(event, protocol.Failed):
+            raise protocol.error_of(event)
+        if isinstance(event, ZephyrError):
+            raise event
+        return event
+
+    def listen(self, on_event: Callable[[], object]) -> None:
+        """Have ``on_event`` called, on any thread, whenever there may be something to ``poll``."""
+        with self._changed:
+            self._on_event = on_event
+        on_event()
+
+
+class EngineClient:
+    """One model in an engine; any thread may use it."""
+
+    def __init__(
+        self, path: str, settings: EngineSettings, template: tuple[str | None, bool], *, isolated: bool
+    ) -> None:
+        """``template``: a name or a file's path, and whether it is a file's. Nothing is started yet."""
+        self._path, self._settings, self._template, self.isolated = path, settings, template, isolated
+        self._ids = itertools.count(1)
+        self._closed = False
+        self._reset_locks()
+        self._engine: Engine | None = None
+        self._owner = os.getpid()
+        self._waiters: dict[int, Waiter] = {}
+        _clients.add(self)
+
+    def _reset_locks(self) -> None:
+        self._lock = threading.Lock()  # the fields
+        self._loading = threading.Lock()  # one load at a time; taken before _lock
+
+    # --- loading ---
+
+    def load(self, on_progress: Callable[[float], object] | None = None) -> protocol.Loaded:
+        """Start an engine and load the model; an exception while it waits (Ctrl+C, ``on_progress``'s) ends both."""
+        with self._loading:
+            return self._load(on_progress)
+
+    def _load(self, on_progress: Callable[[float], object] | None) -> protocol.Loaded:
+        engine = self._start()
+        waiter = Waiter(next(self._ids), engine)
+        template, is_file = self._template
+        with self._lock:
+            self._waiters[waiter.id] = waiter
+            self._engine = engine
+        try:
+            engine.send(protocol.Load(waiter.id, self._path, self._settings, template, is_file))
+            while not isinstance(event := waiter.get(), protocol.Loaded):
+                if isinstance(event, protocol.LoadProgress) and on_progress is not None:
+                    on_progress(event.share)
+            if self._closed:
+                raise closed_error()
+            return event
+        except BaseException:
+            with self._lock:
+                self._engine = None
+                self._waiters.pop(waiter.id, None)
+            engine.send(protocol.Cancel(waiter.id))
+            engine.close()
+            raise
+
+    def _start(self) -> Engine:
+        if self.isolated:
+            from zephyr_local.engine.remote import RemoteEngine
+
+            return RemoteEngine(self._dispatch, self._lost)
+        from zephyr_local.engine.local import LocalEngine
+
+        return LocalEngine(self._dispatch)
+
+    # --- requests ---
+
+    def submit(self, make: Callable[[int], protocol.Request]) -> Waiter:
+        """Send a request, first starting the engine again where it crashed. Raises EngineError where that fails."""
+        while True:
+            self.require_usable()
+            with self._lock:
+                engine = self._engine
+                if engine is not None:
+                    waiter = Waiter(next(self._ids), engine)
+                    self._waiters[waiter.id] = waiter
+            if engine is not None:
+                engine.send(make(waiter.id))
+                return waiter
+            with self._loading:
+                if self._engine is None and not self._closed:
+                    self._load(None)
+
+    def call(self, make: Callable[[int], protocol.Request]) -> protocol.Result:
+        """Send a request that has one result, and wait for it."""
+        waiter = self.submit(make)
+        try:
+            while not isinstance(event := waiter.get(), protocol.Result):
+                pass
+            return event
+        finally:
+            self.leave(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Be done with a request; cancels it where it has not ended."""
+        with self._lock:
+            self._waiters.pop(waiter.id, None)
+            engine = self._engine
+        if not waiter.ended and engine is not None and engine is waiter.engine:
+            engine.send(protocol.Cancel(waiter.id))
+
+    def require_usable(self) -> None:
+        """Raises EngineError where the model was closed, or belongs to the process that this one was forked from."""
+        if self._closed:
+            raise closed_error()
+        if not self.isolated and self._owner != os.getpid():
+            raise EngineError(
+                "the model was loaded before this process was forked", "Load it after the fork, or use isolated=True"
+            )
+
+    def close(self) -> None:
+        """End what runs, and the engine. Closing twice is fine."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            engine, self._engine = self._engine, None
+            waiters = list(self._waiters.values())
+        if engine is not None and self._owner == os.getpid():
+            for waiter in waiters:
+                engine.send(protocol.Cancel(waiter.id))
+            engine.close()
+        for waiter in waiters:
+            if not waiter.ended:
+                waiter.put(closed_error())
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a request can be sent without loading the model first."""
+        return self._engine is not None
+
+    @property
+    def process_id(self) -> int | None:
+        """The engine's process; None where there is none now, or where it is this one."""
+        engine = self._engine
+        return getattr(engine, "process_id", None)
+
+    # --- called by the engine's threads ---
+
+    def _dispatch(self, event: protocol.Event) -> None:
+        if isinstance(event, (protocol.NativeLog, protocol.Hello)):
+            return
+        with self._lock:
+            waiter = self._waiters.get(event.id)
+        if waiter is not None:
+            waiter.put(event)
+
+    def _lost(self, engine: Engine, error: EngineError) -> None:
+        with self._lock:
+            if self._engine is engine:
+                self._engine = None
+            lost = [waiter for waiter in self._waiters.values() if waiter.engine is engine and not waiter.ended]
+        for waiter in lost:
+            waiter.put(error)
+
+    def _forget_after_fork(self) -> None:
+        self._reset_locks()
+        engine, self._engine = self._engine, None
+        self._waiters = {}
+        if engine is not None:
+            engine.forget_after_fork()
+        if self.isolated:
+            self._owner = os.getpid()  # it starts a process of its own at its next call
+
+
+def closed_error() -> EngineError:
+    return EngineError("the model was closed", "Make a new Zephyr")
+
+
+_clients: weakref.WeakSet[EngineClient] = weakref.WeakSet()
+
+
+def _forget_all_after_fork() -> None:
+    for client in list(_clients):
+        client._forget_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all_after_fork)

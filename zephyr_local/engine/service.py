@@ -1,0 +1,171 @@
+"""What an engine does, whichever process it is in: takes requests, emits events.
+
+Two threads: one renders templates and tokenises, one loads the model and runs the decode loop. ``handle`` never waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+from zephyr_local.chat_types import Finish, TokenLogprob
+from zephyr_local.engine import protocol
+from zephyr_local.engine.cancel import Cancelled
+from zephyr_local.engine.run import EmbedRun, Run
+from zephyr_local.engine.scheduler import Scheduler
+from zephyr_local.engine.session import Session
+from zephyr_local.errors import EngineError
+
+Emit = Callable[[protocol.Event], None]
+
+
+class Service:
+    """One model and its requests."""
+
+    def __init__(self, emit: Emit) -> None:
+        """``emit`` is called on the service's threads and must not wait."""
+        self._emit = emit
+        self._requests: SimpleQueue[protocol.Request | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._runs: dict[int, Run | EmbedRun] = {}
+        self._cancelled: set[int] = set()  # requests that are not runs yet
+        self._session: Session | None = None
+        self._scheduler: Scheduler | None = None
+        self._loading: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._preparing = threading.Thread(target=self._prepare_all, name="zephyr-local-prepare", daemon=True)
+        self._preparing.start()
+
+    def handle(self, request: protocol.Request) -> None:
+        """Take a request; its events come later, but for a cancel, which works at once."""
+        if isinstance(request, protocol.Cancel):
+            with self._lock:
+                run = self._runs.get(request.id)
+                if run is None:
+                    self._cancelled.add(request.id)
+            if run is not None and self._scheduler is not None:
+                self._scheduler.cancel(run)
+        else:
+            self._requests.put(request)
+
+    def close(self) -> None:
+        """Cancel everything, free the model, and wait for both."""
+        self._closing.set()
+        self._requests.put(None)
+        self._preparing.join()
+        if self._scheduler is not None:
+            self._scheduler.close()
+        if self._loading is not None:
+            self._loading.join()
+
+    # --- the thread that prepares ---
+
+    def _prepare_all(self) -> None:
+        while (request := self._requests.get()) is not None:
+            try:
+                self._prepare(request)
+            except Exception as error:  # the request's, not ours: the next one is served
+                self._end(request.id, protocol.failure(request.id, error))
+
+    def _prepare(self, request: protocol.Request) -> None:
+        if isinstance(request, protocol.Load):
+            self._loading = threading.Thread(
+                target=self._load_and_run, args=(request,), name="zephyr-local-engine", daemon=True
+            )
+            self._loading.start()
+            return
+        if isinstance(request, protocol.Devices):
+            from zephyr_local.engine.llama import devices
+
+            self._end(request.id, protocol.Result(request.id, texts=devices()))
+            return
+        session, scheduler = self._session, self._scheduler
+        if session is None or scheduler is None:
+            raise EngineError("no model is loaded", "Load one first")
+        if isinstance(request, protocol.Generate):
+            chat = session.prompt.encode(request.messages)
+            sink = _Sink(self, request.id)
+            run = Run(chat.ids, request.sampling, sink)
+            sink.on_finish = lambda: session.prompt.remember(chat, run.generated, "".join(run.full_text))
+            sink.run = run
+            self._submit(request.id, run, scheduler)
+        elif isinstance(request, protocol.Embed):
+            self._submit(request.id, EmbedRun(session.text_ids(request.text), _Sink(self, request.id)), scheduler)
+        elif isinstance(request, protocol.CountTokens):
+            count = len(session.prompt.encode(request.messages).ids)
+            self._end(request.id, protocol.Result(request.id, (count,)))
+        elif isinstance(request, protocol.Tokenize):
+            self._end(request.id, protocol.Result(request.id, tuple(session.model.tokenize(request.text))))
+
+    def _submit(self, request_id: int, run: Run | EmbedRun, scheduler: Scheduler) -> None:
+        with self._lock:
+            self._runs[request_id] = run
+            run.cancelled = request_id in self._cancelled
+        scheduler.submit(run)
+
+    def _end(self, request_id: int, event: protocol.Event) -> None:
+        with self._lock:
+            self._runs.pop(request_id, None)
+            self._cancelled.discard(request_id)
+        self._emit(event)
+
+    # --- the thread that loads and decodes ---
+
+    def _load_and_run(self, request: protocol.Load) -> None:
+        template = Path(request.template) if request.template and request.template_is_file else request.template
+        try:
+            session = Session.open(
+                Path(request.path),
+                request.settings,
+                template=template,
+                progress=lambda share: self._emit(protocol.LoadProgress(request.id, share)),
+                cancelled=lambda: self._closing.is_set() or request.id in self._cancelled,
+            )
+        except Cancelled:
+            error = EngineError("the load was cancelled", "Load the model again")
+            self._end(request.id, protocol.failure(request.id, error))
+            return
+        except BaseException as error:  # a load that fails is told, whatever it was
+            self._end(request.id, protocol.failure(request.id, error))
+            return
+        try:
+            self._session, self._scheduler = session, Scheduler(session.model, request.settings)
+            loaded = protocol.Loaded(
+                request.id, session.model_name, session.notices, session.n_ctx, session.model.n_vocab
+            )
+            self._end(request.id, loaded)
+            if self._closing.is_set():
+                self._scheduler.close()
+            self._scheduler.run()
+        finally:
+            session.close()
+
+
+class _Sink:
+    """A run's events, as the protocol's."""
+
+    def __init__(self, service: Service, request_id: int) -> None:
+        self._service, self._id = service, request_id
+        self.run: Run | None = None
+        self.on_finish: Callable[[], None] | None = None
+
+    def progress(self, done: int, total: int) -> None:
+        self._service._emit(protocol.PrefillProgress(self._id, done, total))
+
+    def text(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> None:
+        self._service._emit(protocol.TextEvent(self._id, text, logprobs))
+
+    def finished(self, text: str, logprobs: tuple[TokenLogprob, ...], finish: Finish) -> None:
+        if self.on_finish is not None and self.run is not None and not self.run.stopped:
+            self.on_finish()
+        self.on_finish = self.run = None
+        self._service._end(self._id, protocol.Finished(self._id, text, finish, logprobs))
+
+    def embedded(self, embedding: list[float]) -> None:
+        self._service._end(self._id, protocol.Result(self._id, tuple(embedding)))
+
+    def failed(self, error: Exception) -> None:
+        self.on_finish = self.run = None
+        self._service._end(self._id, protocol.failure(self._id, error))
