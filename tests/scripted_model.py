@@ -37,7 +37,9 @@ class ScriptedModel:
             raise ContextExceededError("far too long", "Shorten it")
         return tokens
 
-    def stream(self, messages: tuple[Message, ...], sampling: Sampling | None = None) -> Generator[Piece, None, None]:
+    def stream(
+        self, messages: tuple[Message, ...], sampling: Sampling | None = None, *, on_prefill: object = None
+    ) -> Generator[Piece, None, None]:
         self.asked.append(messages)
         self.sampled.append(sampling)
         try:
@@ -71,7 +73,7 @@ class AsyncScriptedModel:
         return self.model.count_tokens(messages)
 
     async def stream(
-        self, messages: tuple[Message, ...], sampling: Sampling | None = None
+        self, messages: tuple[Message, ...], sampling: Sampling | None = None, *, on_prefill: object = None
     ) -> AsyncGenerator[Piece, None]:
         import asyncio
 

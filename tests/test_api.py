@@ -366,3 +366,58 @@ def test_errors_have_their_kind_on_both_sides(tmp_path: Path, isolated: bool) ->
     nan.tensors[0].data = b"\0\0\xc0\x7f" + nan.tensors[0].data[4:]
     with pytest.raises(EngineError, match="invalid data"):
         Zephyr(nan.write(tmp_path / "zephyr-nan.gguf"), isolated=isolated)
+
+
+def test_cancel_and_close_from_another_thread(slow_path: Path, isolated: bool) -> None:  # noqa: F811
+    long = [{"role": "user", "content": "x " * 3500}]
+    with Zephyr(slow_path, EngineSettings(n_ctx=8192, n_threads=1, n_parallel=1), isolated=isolated) as model:
+        for how in ("cancel", "close"):
+            pieces = model.stream(long)
+            threading.Timer(0.3, getattr(pieces, how)).start()
+            started = time.perf_counter()
+            got = list(pieces)
+            assert time.perf_counter() - started < 5  # a watchdog: the prefill takes longer
+            assert [piece.finish_reason for piece in got] == (["cancelled"] if how == "cancel" else [])
+            assert list(pieces) == []
+        # One that waits for its turn, too.
+        first, second = model.stream(HELLO, ENDLESS), model.stream(HELLO, ENDLESS)
+        next(first)
+        threading.Timer(0.2, second.cancel).start()
+        assert [piece.finish_reason for piece in second] == ["cancelled"]
+        first.close()
+        early = model.stream(HELLO)
+        early.cancel()
+        assert list(early)[-1].finish_reason == "cancelled"
+
+
+def test_a_chat_is_cancelled_from_another_thread(slow_path: Path) -> None:  # noqa: F811
+    with Zephyr(slow_path, EngineSettings(n_ctx=2048, n_threads=1)) as model:
+        chat = model.chat(sampling=ENDLESS)
+        threading.Timer(0.5, chat.cancel).start()
+        seen: list[int] = []
+        pieces = list(chat.stream("x " * 100, on_prefill=lambda done, _total: seen.append(done)))
+        assert pieces[-1].finish_reason in ("cancelled", "length")
+        assert seen
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_an_open_answer_in_a_forked_process_ends_with_an_error() -> None:
+    program = """
+import os
+from zephyr_local import EngineError, Sampling, Zephyr
+zephyr = Zephyr()
+pieces = zephyr.stream([{"role": "user", "content": "a"}], Sampling(temperature=50.0, top_k=0))
+next(pieces)
+child = os.fork()
+if child == 0:
+    try:
+        list(pieces)
+    except EngineError as error:
+        assert "fork" in str(error), error
+        os._exit(7)
+    os._exit(8)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert list(pieces)[-1].finish_reason in ("stop", "length")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
 from zephyr_local.chat import Chat
 from zephyr_local.chat_fit import Policy
-from zephyr_local.chat_types import Piece, Reply, TokenLogprob
+from zephyr_local.chat_types import Reply, TokenLogprob
 from zephyr_local.engine import protocol
-from zephyr_local.model_handle import MessageLike, ModelHandle, piece_of, require_text
+from zephyr_local.model_handle import MessageLike, ModelHandle, require_text
+from zephyr_local.piece_stream import PieceStream
 from zephyr_local.settings import EngineSettings, Sampling
 
 
@@ -48,15 +49,15 @@ class Zephyr(ModelHandle):
         sampling: Sampling | None = None,
         *,
         on_prefill: Callable[[int, int], object] | None = None,
-    ) -> Generator[Piece, None, None]:
+    ) -> PieceStream:
         """The answer to a chat, piece by piece; the last piece has ``finish``.
 
         ``on_prefill`` takes how many tokens of the chat are computed, and of how many, while the first piece is waited
-        for. Closing or dropping the iterator cancels the answer, and so does an exception (Ctrl+C, ``on_prefill``'s)
-        while it waits. Raises InvalidInputError at once; EngineError, EngineCrashed, TemplateError and
-        ContextExceededError from the iterator.
+        for. The iterator's ``cancel`` ends the answer from any thread; closing or dropping it does so too, and an
+        exception (Ctrl+C, ``on_prefill``'s) while it waits. Raises InvalidInputError for the messages at once;
+        EngineError, EngineCrashed, TemplateError and ContextExceededError from the iterator.
         """
-        return self._pieces(self._generate(messages, sampling), on_prefill)
+        return PieceStream(self._client, self._generate(messages, sampling), on_prefill)
 
     def complete(self, messages: Iterable[MessageLike], sampling: Sampling | None = None) -> Reply:
         """The whole answer to a chat."""
@@ -107,20 +108,3 @@ class Zephyr(ModelHandle):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _pieces(
-        self, make: Callable[[int], protocol.Request], on_prefill: Callable[[int, int], object] | None
-    ) -> Generator[Piece, None, None]:
-        waiter = self._client.submit(make)
-        try:
-            while True:
-                event = waiter.get()
-                if isinstance(event, protocol.PrefillProgress):
-                    if on_prefill is not None:
-                        on_prefill(event.done, event.total)
-                elif (piece := piece_of(event)) is not None:
-                    yield piece
-                    if piece.finish is not None:
-                        return
-        finally:
-            self._client.leave(waiter)

@@ -104,10 +104,15 @@ class AsyncZephyr(ModelHandle):
         raise AssertionError("an answer ended without a finish")
 
     def chat(
-        self, *, system: str | None = None, sampling: Sampling | None = None, policy: Policy = "stop"
+        self,
+        *,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        policy: Policy = "stop",
+        reserve_tokens: int | None = None,
     ) -> AsyncChat:
         """A new chat, which keeps its turns; ``policy`` says what happens when the context is full."""
-        return AsyncChat(self, system=system, sampling=sampling, policy=policy)
+        return AsyncChat(self, system=system, sampling=sampling, policy=policy, reserve_tokens=reserve_tokens)
 
     async def count_tokens(self, messages: Iterable[MessageLike]) -> int:
         """Tokens of a chat as the model sees it, the beginning of the answer included."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -17,6 +17,8 @@ from zephyr_local.errors import ContextExceededError
 from zephyr_local.settings import Sampling
 
 _T = TypeVar("_T")
+OnPrefill = Callable[[int, int], object]
+"""Takes how many tokens of the chat are computed, and of how many."""
 
 
 class _HasText(Protocol):
@@ -28,7 +30,7 @@ class AsyncChatModel(Model, Protocol):
     """What a chat asks of a model; :class:`zephyr_local.async_api.AsyncZephyr` has it."""
 
     def stream(
-        self, messages: tuple[Message, ...], sampling: Sampling | None = None
+        self, messages: tuple[Message, ...], sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
     ) -> AsyncGenerator[Piece, None]: ...
 
     async def complete(self, messages: tuple[Message, ...], sampling: Sampling | None = None) -> _HasText: ...
@@ -44,9 +46,11 @@ class AsyncChat(ChatState[AsyncChatModel]):
     ``contextlib.aclosing``: asyncio closes a dropped one some time later, and until then the chat is busy.
     """
 
-    def stream(self, text: str, sampling: Sampling | None = None) -> AsyncGenerator[Piece, None]:
+    def stream(
+        self, text: str, sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+    ) -> AsyncGenerator[Piece, None]:
         """The answer to a question, piece by piece; the last piece has ``finish``."""
-        return self._pieces(self._ask(text), sampling)
+        return self._pieces(self._ask(text), sampling, on_prefill)
 
     async def ask(self, text: str, sampling: Sampling | None = None) -> Reply:
         """The whole answer to a question."""
@@ -56,16 +60,20 @@ class AsyncChat(ChatState[AsyncChatModel]):
                 pass
         return answer.reply()
 
-    def regenerate(self, sampling: Sampling | None = None) -> AsyncGenerator[Piece, None]:
+    def regenerate(
+        self, sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+    ) -> AsyncGenerator[Piece, None]:
         """Another answer to the last question, as :meth:`stream`; the one before stays as a sibling."""
-        return self._pieces(self._ask_again(), sampling)
+        return self._pieces(self._ask_again(), sampling, on_prefill)
 
-    def edit(self, index: int, text: str, sampling: Sampling | None = None) -> AsyncGenerator[Piece, None]:
+    def edit(
+        self, index: int, text: str, sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+    ) -> AsyncGenerator[Piece, None]:
         """The answer to ``text`` in place of the question at turn ``index``, as :meth:`stream`.
 
         The old question stays as a sibling, with all that followed it.
         """
-        return self._pieces(self._ask_edited(index, text), sampling)
+        return self._pieces(self._ask_edited(index, text), sampling, on_prefill)
 
     async def save(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`to_json` to a file, whole or not at all; raises OutputError."""
@@ -76,11 +84,13 @@ class AsyncChat(ChatState[AsyncChatModel]):
         """The chat that :meth:`save` wrote; raises InvalidInputError for anything else."""
         return cls._of(zephyr, await asyncio.to_thread(read_chat, Path(path)))
 
-    async def _pieces(self, answer: Answering, sampling: Sampling | None) -> AsyncGenerator[Piece, None]:
+    async def _pieces(
+        self, answer: Answering, sampling: Sampling | None, on_prefill: OnPrefill | None = None
+    ) -> AsyncGenerator[Piece, None]:
         with answer:
             sampling = answer.sampling(sampling)
             messages = await self._follow(answer.messages(sampling))
-            async with contextlib.aclosing(self.zephyr.stream(messages, sampling)) as pieces:
+            async with contextlib.aclosing(self.zephyr.stream(messages, sampling, on_prefill=on_prefill)) as pieces:
                 async for piece in pieces:
                     answer.add(piece)
                     yield piece

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -16,6 +16,8 @@ from zephyr_local.errors import ContextExceededError
 from zephyr_local.settings import Sampling
 
 _T = TypeVar("_T")
+OnPrefill = Callable[[int, int], object]
+"""Takes how many tokens of the chat are computed, and of how many."""
 
 
 class _HasText(Protocol):
@@ -23,12 +25,20 @@ class _HasText(Protocol):
     def text(self) -> str: ...
 
 
+class Pieces(Iterator[Piece], Protocol):
+    """An answer on its way; :class:`zephyr_local.piece_stream.PieceStream` is one."""
+
+    def cancel(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class ChatModel(Model, Protocol):
     """What a chat asks of a model; :class:`zephyr_local.api.Zephyr` has it."""
 
     def stream(
-        self, messages: tuple[Message, ...], sampling: Sampling | None = None
-    ) -> Generator[Piece, None, None]: ...
+        self, messages: tuple[Message, ...], sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+    ) -> Pieces: ...
 
     def complete(self, messages: tuple[Message, ...], sampling: Sampling | None = None) -> _HasText: ...
 
@@ -42,9 +52,14 @@ class Chat(ChatState[ChatModel]):
     nothing came, the question is taken back. Nothing happens before an iterator is asked for its first piece.
     """
 
-    def stream(self, text: str, sampling: Sampling | None = None) -> Generator[Piece, None, None]:
+    _pieces_now: Pieces | None = None  # of the answer that is being given
+    _cancel_asked = False
+
+    def stream(
+        self, text: str, sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+    ) -> Generator[Piece, None, None]:
         """The answer to a question, piece by piece; the last piece has ``finish``."""
-        return self._pieces(self._ask(text), sampling)
+        return self._pieces(self._ask(text), sampling, on_prefill)
 
     def ask(self, text: str, sampling: Sampling | None = None) -> Reply:
         """The whole answer to a question."""
@@ -53,16 +68,26 @@ class Chat(ChatState[ChatModel]):
             pass
         return answer.reply()
 
-    def regenerate(self, sampling: Sampling | None = None) -> Generator[Piece, None, None]:
+    def regenerate(
+        self, sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+    ) -> Generator[Piece, None, None]:
         """Another answer to the last question, as :meth:`stream`; the one before stays as a sibling."""
-        return self._pieces(self._ask_again(), sampling)
+        return self._pieces(self._ask_again(), sampling, on_prefill)
 
-    def edit(self, index: int, text: str, sampling: Sampling | None = None) -> Generator[Piece, None, None]:
+    def edit(
+        self, index: int, text: str, sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+    ) -> Generator[Piece, None, None]:
         """The answer to ``text`` in place of the question at turn ``index``, as :meth:`stream`.
 
         The old question stays as a sibling, with all that followed it.
         """
-        return self._pieces(self._ask_edited(index, text), sampling)
+        return self._pieces(self._ask_edited(index, text), sampling, on_prefill)
+
+    def cancel(self) -> None:
+        """End the answer that is being given, from any thread; what came of it is kept. Without one, nothing."""
+        self._cancel_asked = True
+        if (pieces := self._pieces_now) is not None:
+            pieces.cancel()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`to_json` to a file, whole or not at all; raises OutputError."""
@@ -73,14 +98,23 @@ class Chat(ChatState[ChatModel]):
         """The chat that :meth:`save` wrote; raises InvalidInputError for anything else."""
         return cls._of(zephyr, read_chat(Path(path)))
 
-    def _pieces(self, answer: Answering, sampling: Sampling | None) -> Generator[Piece, None, None]:
+    def _pieces(
+        self, answer: Answering, sampling: Sampling | None, on_prefill: OnPrefill | None = None
+    ) -> Generator[Piece, None, None]:
         with answer:
+            self._cancel_asked = False
             sampling = answer.sampling(sampling)
             messages = self._follow(answer.messages(sampling))
-            with contextlib.closing(self.zephyr.stream(messages, sampling)) as pieces:
-                for piece in pieces:
-                    answer.add(piece)
-                    yield piece
+            with contextlib.closing(self.zephyr.stream(messages, sampling, on_prefill=on_prefill)) as pieces:
+                self._pieces_now = pieces
+                try:
+                    if self._cancel_asked:
+                        pieces.cancel()
+                    for piece in pieces:
+                        answer.add(piece)
+                        yield piece
+                finally:
+                    self._pieces_now = None
 
     def _follow(self, steps: Steps[_T]) -> _T:
         told: int | str | None = None

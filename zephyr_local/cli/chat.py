@@ -70,7 +70,7 @@ def load_model(model: Path | None, settings: EngineSettings, template: str | Non
 @click.option("--prompt", "-p", metavar="TEXT", help="Answer TEXT once and leave.")
 @click.option("--system", metavar="TEXT", help="System prompt: what the model is told before the conversation.")
 @click.option(
-    "--template", metavar="zephyr|FILE", help="Chat template, where the model has none or one that is not known."
+    "--template", metavar="zephyr|FILE", help="Chat template, where the model has none or in place of its own."
 )
 @sampling_options
 @engine_options

@@ -82,6 +82,12 @@ class Waiter:
             raise event
         return event
 
+    def forget_after_fork(self) -> None:
+        """In a forked process, where no event comes: end the request with an error."""
+        self._changed = threading.Condition()
+        self._on_event = None
+        self.put(EngineError("the answer was asked for before this process was forked", "Ask again"))
+
     def listen(self, on_event: Callable[[], object]) -> None:
         """Have ``on_event`` called, on any thread, whenever there may be something to ``poll``."""
         with self._changed:
@@ -176,13 +182,19 @@ class EngineClient:
         finally:
             self.leave(waiter)
 
-    def leave(self, waiter: Waiter) -> None:
-        """Be done with a request; cancels it where it has not ended."""
-        with self._lock:
-            self._waiters.pop(waiter.id, None)
-            engine = self._engine
+    def cancel(self, waiter: Waiter) -> None:
+        """End a request soon; its last event still comes."""
+        engine = self._engine
         if not waiter.ended and engine is not None and engine is waiter.engine:
             engine.send(protocol.Cancel(waiter.id))
+
+    def leave(self, waiter: Waiter) -> None:
+        """Be done with a request; cancels it where it has not ended, and wakes who waits for it."""
+        with self._lock:
+            self._waiters.pop(waiter.id, None)
+        self.cancel(waiter)
+        if not waiter.ended:
+            waiter.put(EngineError("the answer was closed", "Ask again"))
 
     def require_usable(self) -> None:
         """Raises EngineError where the model was closed, or belongs to the process that this one was forked from."""
@@ -241,6 +253,8 @@ class EngineClient:
     def _forget_after_fork(self) -> None:
         self._reset_locks()
         engine, self._engine = self._engine, None
+        for waiter in self._waiters.values():
+            waiter.forget_after_fork()
         self._waiters = {}
         if engine is not None:
             engine.forget_after_fork()

@@ -30,7 +30,7 @@ class RemoteEngine:
         """Raises EngineError where it cannot be started."""
         self._on_event, self._on_lost = on_event, on_lost
         self._owner = os.getpid()
-        self._log: deque[str] = deque(maxlen=KEPT_LINES)
+        self._log: deque[tuple[int, str]] = deque(maxlen=KEPT_LINES)
         self._closing = False
         self._sending = threading.Lock()
         self._process = start_child("engine")
@@ -80,7 +80,7 @@ class RemoteEngine:
                 self._expect_hello(stream)
                 while (event := protocol.read(stream)) is not None:
                     if isinstance(event, protocol.NativeLog):
-                        self._log.append(event.line)
+                        self._log.append((event.level, event.line))
                         LOGGER.log(event.level, "%s", event.line)
                     else:
                         self._on_event(event)  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ class RemoteEngine:
             while line := stream.readline(MAX_LINE_CHARS):
                 text = line.decode("utf-8", "replace").strip()
                 if text:
-                    self._log.append(text)
+                    self._log.append((logging.WARNING, text))
                     LOGGER.log(logging.WARNING, "%s", text)
         with contextlib.suppress(OSError):
             _pipe(self._process.stderr).close()
@@ -135,8 +135,9 @@ class RemoteEngine:
                 how += ", as the system does when memory runs out"
         else:
             how = f"ended with exit code {code}"
-        lines = tuple(self._log)
-        said = f"; it last said: {'; '.join(lines[-_SHOWN_LINES:])}" if lines else ""
+        lines = tuple(line for _, line in self._log)
+        telling = [line for level, line in self._log if level >= logging.WARNING] or list(lines)
+        said = f"; it last said: {'; '.join(telling[-_SHOWN_LINES:])}" if telling else ""
         return EngineCrashed(
             f"the engine process {how}{said}",
             "The next call starts it again; if that fails too, use a smaller n_ctx or fewer n_gpu_layers",

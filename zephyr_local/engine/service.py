@@ -30,7 +30,8 @@ class Service:
         self._requests: SimpleQueue[protocol.Request | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._runs: dict[int, Run | EmbedRun] = {}
-        self._cancelled: set[int] = set()  # requests that are not runs yet
+        self._pending: set[int] = set()  # requests that have not ended
+        self._cancelled: set[int] = set()  # those of them that are to end as soon as they are runs
         self._session: Session | None = None
         self._scheduler: Scheduler | None = None
         self._loading: threading.Thread | None = None
@@ -43,11 +44,13 @@ class Service:
         if isinstance(request, protocol.Cancel):
             with self._lock:
                 run = self._runs.get(request.id)
-                if run is None:
+                if run is None and request.id in self._pending:
                     self._cancelled.add(request.id)
             if run is not None and self._scheduler is not None:
                 self._scheduler.cancel(run)
         else:
+            with self._lock:
+                self._pending.add(request.id)
             self._requests.put(request)
 
     def close(self) -> None:
@@ -109,6 +112,7 @@ class Service:
         with self._lock:
             self._runs.pop(request_id, None)
             self._cancelled.discard(request_id)
+            self._pending.discard(request_id)
         self._emit(event)
 
     # --- the thread that loads and decodes ---

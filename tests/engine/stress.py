@@ -1,0 +1,243 @@
+"""Kills and cancels at random moments, and what must hold after each: the tests do some, benchmarks/engine.py hundreds.
+
+The answers are long and at temperature 0, so that what a disturbed engine says can be compared with a fresh one's.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zephyr_local import EngineCrashed, EngineSettings, Message, Sampling, Zephyr
+from zephyr_local.chat_types import Finish
+from zephyr_local.engine import protocol
+
+QUESTION = (Message("user", "What is the capital of France?"),)
+ANSWER = "The capital of France is Paris."
+SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT) if os.name == "posix" else ()
+
+# float32 in the cache: whatever a prompt was cut into, and whatever was cached of it, the logits agree to about 1e-5.
+SETTINGS = EngineSettings(n_ctx=1024, kv_type="f32")
+AGAIN_TOKENS = 24  # of the answer that is asked for after a cancel
+
+Make = Callable[[], Zephyr]
+
+
+def greedy(max_tokens: int) -> Sampling:
+    """The likeliest tokens, exactly so many of them (2 ends an answer in Llama's and Mistral's vocabularies)."""
+    return Sampling(temperature=0, max_tokens=max_tokens, logit_bias={2: float("-inf")})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One with a long prompt and a long answer, and what a fresh engine says to it."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    answer: str
+    begin: str
+    """What it says where it may say only ``AGAIN_TOKENS`` tokens."""
+    took_s: float
+
+
+def ask_fresh_engines(make: Make, n_questions: int = 6, *, repeats: int = 40, answer_tokens: int = 300) -> list[Question]:
+    """So many questions, each asked an engine of its own; the context must not hold all of them at once.
+
+    Each begins differently, so that none finds another's prompt in the cache.
+    """
+    questions = []
+    for number in range(n_questions):
+        messages = (Message("user", f"{number}: {QUESTION[0].content} " + "What is the capital of Spain? " * repeats),)
+        with make() as zephyr:
+            began = time.perf_counter()
+            answer = zephyr.complete(messages, greedy(answer_tokens)).text
+            took_s = time.perf_counter() - began
+        with make() as zephyr:
+            begin = zephyr.complete(messages, greedy(AGAIN_TOKENS)).text
+        questions.append(Question(messages, greedy(answer_tokens), answer, begin, took_s))
+    return questions
+
+
+# --- what a process holds
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What this process holds, garbage not counted."""
+
+    descriptors: int
+    children: frozenset[int]
+    threads: int
+    shared_memory: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Footprint:
+        """Linux only."""
+        gc.collect()
+        shm = Path("/dev/shm")
+        return cls(
+            len(os.listdir("/proc/self/fd")),  # noqa: PTH208 — the names alone
+            frozenset(_children()),
+            threading.active_count(),
+            frozenset(path.name for path in shm.iterdir()) if shm.is_dir() else frozenset(),
+        )
+
+
+def _children() -> Iterator[int]:
+    """Processes whose parent is this one, those that have ended and were not waited for included."""
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            try:
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == os.getpid():
+                yield int(path.name)
+
+
+def exists(process_id: int) -> bool:
+    """Whether there is such a process, an ended one that nobody waited for included."""
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def no_core_files() -> Iterator[None]:
+    """Children that are ended by SIGSEGV or SIGABRT leave no file behind."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+# --- kills
+
+
+@dataclass(slots=True)
+class Kills:
+    """What came of killing the engine's process."""
+
+    crashed: int = 0
+    """Calls that raised EngineCrashed with the signal's name."""
+    answered: int = 0
+    """Calls whose answer was whole and right, because the signal came too late for it."""
+    wrong: list[str] = field(default_factory=list)
+    """What should not have been."""
+    next_right: int = 0
+    """Next calls whose answer was right."""
+    restart_s: list[float] = field(default_factory=list)
+    """What each next call took, the load included."""
+    process_ids: set[int] = field(default_factory=set)
+
+
+def kill_at_random(zephyr: Zephyr, questions: Sequence[Question], times: int, seed: int = 0) -> Kills:
+    """Kill the engine so many times while it answers; ``zephyr`` is the bundled model, isolated."""
+    chooser = random.Random(seed)
+    kills = Kills()
+    for number in range(times):
+        question, name = chooser.choice(questions), SIGNALS[number % len(SIGNALS)]
+        victim = zephyr.engine_process_id
+        assert victim is not None
+        kills.process_ids.add(victim)
+        timer = threading.Timer(chooser.uniform(0, question.took_s), os.kill, (victim, name))
+        timer.start()
+        try:
+            if zephyr.complete(question.messages, question.sampling).text == question.answer:
+                kills.answered += 1
+            else:
+                kills.wrong.append(f"{number}: an answer is not what a fresh engine's is")
+        except EngineCrashed as error:
+            if error.signal == name.name:
+                kills.crashed += 1
+            else:
+                kills.wrong.append(f"{number}: {name.name} is told as {error}")
+        timer.join()
+        _wait_until(lambda victim=victim: zephyr.engine_process_id != victim, "the crash is never noticed")
+        began = time.perf_counter()
+        said = zephyr.complete(QUESTION).text
+        kills.restart_s.append(time.perf_counter() - began)
+        if said == ANSWER:
+            kills.next_right += 1
+        else:
+            kills.wrong.append(f"{number}: the next answer is {said!r}")
+    return kills
+
+
+def _wait_until(condition: Callable[[], bool], problem: str, timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(problem)
+        time.sleep(0.002)
+
+
+# --- cancels
+
+
+@dataclass(slots=True)
+class Cancels:
+    """What came of cancelling answers."""
+
+    in_prefill: list[float] = field(default_factory=list)
+    """Seconds from the cancel to the answer's end, for those that had not said anything."""
+    in_decode: list[float] = field(default_factory=list)
+    too_late: int = 0
+    """Answers that had ended already."""
+    next_right: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def all_s(self) -> list[float]:
+        return self.in_prefill + self.in_decode
+
+
+def cancel_at_random(zephyr: Zephyr, questions: Sequence[Question], times: int, seed: int = 0) -> Cancels:
+    """Cancel so many answers, then ask each of these questions again: of what was computed, nothing may be wrong."""
+    chooser = random.Random(seed)
+    cancels = Cancels()
+    for number in range(times):
+        question = questions[number % len(questions)]
+        finish, took_s = cancel_after(zephyr, question, chooser.uniform(0, question.took_s))
+        if finish.reason != "cancelled":
+            cancels.too_late += 1
+        else:
+            (cancels.in_decode if finish.completion_tokens else cancels.in_prefill).append(took_s)
+        said = zephyr.complete(question.messages, greedy(AGAIN_TOKENS)).text
+        if said == question.begin:
+            cancels.next_right += 1
+        else:
+            cancels.wrong.append(f"{number}: after {finish} the next answer is {said!r}, not {question.begin!r}")
+    return cancels
+
+
+def cancel_after(zephyr: Zephyr, question: Question, delay_s: float) -> tuple[Finish, float]:
+    """Ask, and cancel after a while; how the answer ended, and how long after the cancel.
+
+    What an iterator's close does, but that this goes on listening: a closed iterator hears no more of its answer.
+    """
+    client = zephyr._client
+    waiter = client.submit(zephyr._generate(question.messages, question.sampling))
+    time.sleep(delay_s)
+    began = time.perf_counter()
+    assert waiter.engine is not None
+    waiter.engine.send(protocol.Cancel(waiter.id))
+    while not isinstance(event := waiter.get(), protocol.Finished):
+        pass
+    took_s = time.perf_counter() - began
+    client.leave(waiter)
+    return event.finish, took_s
