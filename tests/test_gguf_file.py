@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 import pytest
 
+from tests.cli.command import ROOT
 from tests.gguf_builder import F16, Tensor, TinyModel, pack_string, tiny_model, vocab_only_model, vocabulary
 from zephyr_local.chat_template import ChatTemplate, encode_chat
 from zephyr_local.chat_types import Message
@@ -355,16 +356,17 @@ def mutations(count: int, seed: int) -> list[bytes]:
 LOADER = """
 import sys
 from pathlib import Path
+from tests.engine.scheduling import chat_answer
 from zephyr_local.chat_types import Message
 from zephyr_local.engine.session import Session
 from zephyr_local.errors import ZephyrError
 from zephyr_local.settings import EngineSettings, Sampling
-loaded = 0
+settings, loaded = EngineSettings(n_ctx=256, n_threads=1), 0
 for path in sorted(Path(sys.argv[1]).glob(sys.argv[2])):
     print(path.name, flush=True)
     try:
-        session = Session.open(path, EngineSettings(n_ctx=256, n_threads=1), template="zephyr")
-        list(session.stream([Message("user", "the hen")], Sampling(temperature=0, max_tokens=2)))
+        session = Session.open(path, settings, template="zephyr")
+        chat_answer(session, settings, [Message("user", "the hen")], Sampling(temperature=0, max_tokens=2))
         session.close()
         loaded += 1
     except ZephyrError as error:
@@ -376,7 +378,12 @@ print("loaded", loaded)
 def survive(folder: Path, pattern: str = "*.gguf") -> int:
     """Load each file of that pattern in one child; it must outlive them all. Returns how many answered."""
     child = subprocess.run(
-        [sys.executable, "-c", LOADER, str(folder), pattern], capture_output=True, text=True, timeout=500, check=False
+        [sys.executable, "-c", LOADER, str(folder), pattern],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
     assert child.returncode == 0, f"{child.stdout.splitlines()[-1:]} {child.stderr[-500:]}"
     # ggml reports NaN weights with fprintf, past the log callback; nothing else may reach stderr.

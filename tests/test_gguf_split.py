@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.cli.command import zephyr_local
+from tests.engine.scheduling import chat_answer
 from tests.gguf_builder import TinyModel, model_of_file, split_model, tiny_model, write_parts
 from tests.test_gguf_file import survive
 from zephyr_local.chat_types import Message
@@ -41,10 +42,11 @@ def refusal(path: Path) -> str:
 
 
 def greedy_answer(path: Path) -> str:
-    session = Session.open(path, EngineSettings(n_ctx=512, n_threads=1), template="zephyr")
+    settings = EngineSettings(n_ctx=512, n_threads=1)
+    session = Session.open(path, settings, template="zephyr")
     try:
         chat = [Message("user", "Hello, who are you?")]
-        return "".join(piece.text for piece in session.stream(chat, Sampling(temperature=0, max_tokens=40)))
+        return chat_answer(session, settings, chat, Sampling(temperature=0, max_tokens=40))
     finally:
         session.close()
 

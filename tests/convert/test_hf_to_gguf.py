@@ -60,6 +60,7 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 def test_f32_logits_are_those_of_transformers(shape: ModelShape, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
+    from tests.llama_eval import Evaluator
     from zephyr_local.engine.llama import LlamaModel
     from zephyr_local.settings import EngineSettings
 
@@ -70,9 +71,10 @@ def test_f32_logits_are_those_of_transformers(shape: ModelShape, tmp_path: Path)
         expected = model(torch.tensor([ids])).logits[0].numpy()
     loaded = LlamaModel.load(convert(checkpoint, FileType.F32).path, EngineSettings(n_ctx=256, kv_type="f32"))
     try:
+        evaluator = Evaluator(loaded)
         for n in (2, 17, len(ids)):
-            loaded.evaluate(ids[:n])
-            assert np.abs(loaded.logits() - expected[n - 1]).max() < 1e-4
+            evaluator.evaluate(ids[:n])
+            assert np.abs(evaluator.logits() - expected[n - 1]).max() < 1e-4
     finally:
         loaded.close()
 

@@ -17,11 +17,12 @@ import pytest
 
 from tests import adapter_builder as adapters
 from tests.checkpoint_builder import ModelShape, build_checkpoint, change_json
+from tests.llama_eval import Evaluator
 from tests.reference.digests import CONVERTER_TYPES, compare, digest_file, digest_inputs, load_fixture
 from tests.reference.make_adapter_digests import CASES, FIXTURE, MAKE, AdapterCase
 from zephyr_local.convert.hf_to_gguf import ConvertOptions, convert_checkpoint
 from zephyr_local.convert.lora_gguf import convert_adapter
-from zephyr_local.engine import llama
+from zephyr_local.engine import context, llama
 from zephyr_local.errors import CheckpointError, OutputError, ZephyrError
 from zephyr_local.gguf_file import read_gguf
 from zephyr_local.quantize import gguf_output
@@ -73,25 +74,25 @@ def base_gguf(base: Path) -> Path:
 def logits(model: Path, adapter: Path | None = None) -> np.ndarray:
     """Logits after the first, some and all of the tokens, (3, n_vocab), with an adapter attached to the model."""
 
-    def open_context(native: Any, settings: EngineSettings) -> Any:
+    def open_context(native: Any, *arguments: Any) -> Any:
         if adapter is None:
-            return original(native, settings)
+            return original(native, *arguments)
         loaded = llama_cpp.llama_adapter_lora_init(native, os.fsencode(adapter))  # before the context, says llama.h
         assert loaded, "llama.cpp does not load the adapter"
-        context = original(native, settings)
+        opened = original(native, *arguments)
         one = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(loaded), (llama_cpp.ctypes.c_float * 1)(1.0)
-        assert llama_cpp.llama_set_adapters_lora(context, one[0], 1, one[1]) == 0
-        return context
+        assert llama_cpp.llama_set_adapters_lora(opened, one[0], 1, one[1]) == 0
+        return opened
 
     with pytest.MonkeyPatch.context() as patch:
-        original: Callable[[Any, EngineSettings], Any] = llama._open_context
-        patch.setattr(llama, "_open_context", open_context)
+        original: Callable[..., Any] = context._open
+        patch.setattr(context, "_open", open_context)
         opened = llama.LlamaModel.load(model, EngineSettings(kv_type="f32", n_threads=2))
     try:
-        rows = []
+        evaluator, rows = Evaluator(opened), []
         for length in (1, 4, len(TOKENS)):
-            opened.evaluate(TOKENS[:length])
-            rows.append(opened.logits())
+            evaluator.evaluate(TOKENS[:length])
+            rows.append(evaluator.logits())
         return np.stack(rows)
     finally:
         opened.close()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.gguf_to_checkpoint import gguf_to_checkpoint
+from tests.llama_eval import Evaluator
 from zephyr_local.convert.hf_to_gguf import convert_checkpoint
 from zephyr_local.data import bundled_model_path
 from zephyr_local.engine.llama import LlamaModel
@@ -32,15 +33,15 @@ def test_logits_agree_within_1e_4(checkpoint: Path, tmp_path: Path):
     reference = MistralForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     model = LlamaModel.load(tmp_path / "tiny-F32.gguf", EngineSettings(kv_type="f32", n_threads=2))
     try:
-        worst = 0.0
+        evaluator, worst = Evaluator(model), 0.0
         for question in QUESTIONS:
             ids = [model.bos_id, *model.tokenize(f"<|user|>\n{question}")]
             ids += [model.eos_id, *model.tokenize("\n<|assistant|>\nThe answer is ")]
             with torch.no_grad():
                 expected = reference(torch.tensor([ids])).logits[0].numpy()  # (n_tokens, n_vocab)
             for length in (1, len(ids) // 2, len(ids)):
-                model.evaluate(ids[:length])
-                worst = max(worst, float(np.abs(model.logits() - expected[length - 1]).max()))
+                evaluator.evaluate(ids[:length])
+                worst = max(worst, float(np.abs(evaluator.logits() - expected[length - 1]).max()))
     finally:
         model.close()
     assert worst < 1e-4, f"largest difference of a logit: {worst:.2g}"

@@ -25,9 +25,8 @@ ANSWER = "The capital of France is Paris."
 SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT) if os.name == "posix" else ()
 
 # float32 in the cache: whatever a prompt was cut into, and whatever was cached of it, the logits agree to about 1e-5.
-SETTINGS = EngineSettings(n_ctx=1024, kv_type="f32")
-AGAIN_TOKENS = 24  # of the answer that is asked for after a cancel
-
+# One thread: several wait for each other, and take many times as long where another process wants the cores.
+SETTINGS = EngineSettings(n_ctx=1024, kv_type="f32", n_threads=1)
 Make = Callable[[], Zephyr]
 
 
@@ -43,12 +42,20 @@ class Question:
     messages: tuple[Message, ...]
     sampling: Sampling
     answer: str
+    finish: Finish
+    again: Sampling
+    """For a shorter answer, which is asked for after a cancel."""
     begin: str
-    """What it says where it may say only ``AGAIN_TOKENS`` tokens."""
-    took_s: float
+    """That one."""
+
+    def delay(self, chooser: random.Random, *, in_decode: bool) -> float:
+        """A moment of its prefill, seconds after it was asked; or of its decoding, seconds after the first piece."""
+        return chooser.uniform(0, self.finish.completion_s if in_decode else self.finish.prompt_s)
 
 
-def ask_fresh_engines(make: Make, n_questions: int = 6, *, repeats: int = 40, answer_tokens: int = 300) -> list[Question]:
+def ask_fresh_engines(
+    make: Make, n_questions: int = 6, *, repeats: int = 40, answer_tokens: int = 300, again_tokens: int = 24
+) -> list[Question]:
     """So many questions, each asked an engine of its own; the context must not hold all of them at once.
 
     Each begins differently, so that none finds another's prompt in the cache.
@@ -57,12 +64,12 @@ def ask_fresh_engines(make: Make, n_questions: int = 6, *, repeats: int = 40, an
     for number in range(n_questions):
         messages = (Message("user", f"{number}: {QUESTION[0].content} " + "What is the capital of Spain? " * repeats),)
         with make() as zephyr:
-            began = time.perf_counter()
-            answer = zephyr.complete(messages, greedy(answer_tokens)).text
-            took_s = time.perf_counter() - began
+            answer = zephyr.complete(messages, greedy(answer_tokens))
         with make() as zephyr:
-            begin = zephyr.complete(messages, greedy(AGAIN_TOKENS)).text
-        questions.append(Question(messages, greedy(answer_tokens), answer, begin, took_s))
+            begin = zephyr.complete(messages, greedy(again_tokens)).text
+        questions.append(
+            Question(messages, greedy(answer_tokens), answer.text, answer.finish, greedy(again_tokens), begin)
+        )
     return questions
 
 
@@ -154,10 +161,18 @@ def kill_at_random(zephyr: Zephyr, questions: Sequence[Question], times: int, se
         victim = zephyr.engine_process_id
         assert victim is not None
         kills.process_ids.add(victim)
-        timer = threading.Timer(chooser.uniform(0, question.took_s), os.kill, (victim, name))
-        timer.start()
+        in_decode = number // len(SIGNALS) % 2 == 1
+        delay_s = question.delay(chooser, in_decode=in_decode)
+        timer = threading.Timer(delay_s, os.kill, (victim, name))
+        if not in_decode:
+            timer.start()
         try:
-            if zephyr.complete(question.messages, question.sampling).text == question.answer:
+            texts = []
+            for piece in zephyr.stream(question.messages, question.sampling):
+                texts.append(piece.text)
+                if in_decode and len(texts) == 1:
+                    timer.start()
+            if "".join(texts) == question.answer:
                 kills.answered += 1
             else:
                 kills.wrong.append(f"{number}: an answer is not what a fresh engine's is")
@@ -167,7 +182,7 @@ def kill_at_random(zephyr: Zephyr, questions: Sequence[Question], times: int, se
             else:
                 kills.wrong.append(f"{number}: {name.name} is told as {error}")
         timer.join()
-        _wait_until(lambda victim=victim: zephyr.engine_process_id != victim, "the crash is never noticed")
+        _wait_until_noticed(zephyr, victim)
         began = time.perf_counter()
         said = zephyr.complete(QUESTION).text
         kills.restart_s.append(time.perf_counter() - began)
@@ -178,11 +193,10 @@ def kill_at_random(zephyr: Zephyr, questions: Sequence[Question], times: int, se
     return kills
 
 
-def _wait_until(condition: Callable[[], bool], problem: str, timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(problem)
+def _wait_until_noticed(zephyr: Zephyr, victim: int) -> None:
+    deadline = time.monotonic() + 20
+    while zephyr.engine_process_id == victim:
+        assert time.monotonic() < deadline, "the crash is never noticed"
         time.sleep(0.002)
 
 
@@ -212,12 +226,14 @@ def cancel_at_random(zephyr: Zephyr, questions: Sequence[Question], times: int, 
     cancels = Cancels()
     for number in range(times):
         question = questions[number % len(questions)]
-        finish, took_s = cancel_after(zephyr, question, chooser.uniform(0, question.took_s))
+        in_decode = number // len(questions) % 2 == 1
+        delay_s = question.delay(chooser, in_decode=in_decode)
+        finish, took_s = cancel_after(zephyr, question, delay_s, in_decode=in_decode)
         if finish.reason != "cancelled":
             cancels.too_late += 1
         else:
             (cancels.in_decode if finish.completion_tokens else cancels.in_prefill).append(took_s)
-        said = zephyr.complete(question.messages, greedy(AGAIN_TOKENS)).text
+        said = zephyr.complete(question.messages, question.again).text
         if said == question.begin:
             cancels.next_right += 1
         else:
@@ -225,13 +241,16 @@ def cancel_at_random(zephyr: Zephyr, questions: Sequence[Question], times: int, 
     return cancels
 
 
-def cancel_after(zephyr: Zephyr, question: Question, delay_s: float) -> tuple[Finish, float]:
-    """Ask, and cancel after a while; how the answer ended, and how long after the cancel.
+def cancel_after(zephyr: Zephyr, question: Question, delay_s: float, *, in_decode: bool) -> tuple[Finish, float]:
+    """Ask, and cancel so long after that or after the first text; how the answer ended, how long after the cancel.
 
     What an iterator's close does, but that this goes on listening: a closed iterator hears no more of its answer.
     """
     client = zephyr._client
     waiter = client.submit(zephyr._generate(question.messages, question.sampling))
+    event: protocol.Event | None = None
+    while in_decode and not isinstance(event, protocol.TextEvent):
+        event = waiter.get()
     time.sleep(delay_s)
     began = time.perf_counter()
     assert waiter.engine is not None

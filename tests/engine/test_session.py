@@ -7,57 +7,78 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import SETTINGS
+from tests.engine.scheduling import GREEDY, Answer, Collector, Loop, answer_alone, assert_same_answer, chat_answer
 from tests.gguf_builder import tiny_model
+from tests.llama_eval import Evaluator
 from zephyr_local.chat_template import ZEPHYR_TEMPLATE
 from zephyr_local.chat_types import Message
-from zephyr_local.engine.cancel import CancelFlag
 from zephyr_local.engine.llama import LlamaModel
+from zephyr_local.engine.run import Run
 from zephyr_local.engine.session import Session
 from zephyr_local.errors import ContextExceededError, ModelFileError, TemplateError
 from zephyr_local.settings import EngineSettings, Sampling
 
-GREEDY = Sampling(temperature=0, max_tokens=24)
 HELLO = [Message("user", "the hen in a den")]
 
 
-def answer(session: Session, messages: list[Message], sampling: Sampling = GREEDY) -> str:
-    return "".join(piece.text for piece in session.stream(messages, sampling))
+def answer(session: Session, messages: list[Message]) -> str:
+    return chat_answer(session, SETTINGS, messages, GREEDY)
+
+
+def n_tokens(session: Session, messages: list[Message]) -> int:
+    return len(session.prompt.encode(messages).ids)
 
 
 def test_answers_and_reuses_the_cache(tiny_path: Path) -> None:
     session = Session.open(tiny_path, SETTINGS)
-    first = list(session.stream(HELLO, GREEDY))
-    finish = first[-1].finish
-    assert finish is not None
-    assert finish.cached_tokens == 0
-    assert finish.prompt_tokens == session.count_tokens(HELLO)
-    text = "".join(piece.text for piece in first)
-    longer = [*HELLO, Message("assistant", text), Message("user", "and then")]
-    second = list(session.stream(longer, GREEDY))[-1].finish
-    assert second is not None
-    assert second.cached_tokens >= finish.prompt_tokens - 1
+    with Loop(session.model, SETTINGS) as loop:
+        first = loop.answer(session.prompt.encode(HELLO).ids)
+        assert first.finish.cached_tokens == 0
+        assert first.finish.prompt_tokens == n_tokens(session, HELLO)
+        longer = [*HELLO, Message("assistant", first.text), Message("user", "and then")]
+        prompt = session.prompt.encode(longer).ids
+        second = loop.answer(prompt)
+        assert second.finish.cached_tokens >= first.finish.prompt_tokens - 1
+    session.close()
+    session.close()
     fresh = Session.open(tiny_path, SETTINGS)
-    assert answer(fresh, longer) == answer(session, longer)
-    session.close()
-    session.close()
+    alone = answer_alone(fresh.model, SETTINGS, fresh.prompt.encode(longer).ids, GREEDY)
+    assert_same_answer(fresh.model, prompt, alone.tokens, second.tokens)
     fresh.close()
 
 
-def test_after_a_cancel_the_next_answer_is_that_of_a_fresh_engine(tiny_path: Path) -> None:
+def test_after_a_cancel_the_next_answer_is_that_of_a_fresh_engine(tiny_path: Path, tiny: LlamaModel) -> None:
     session = Session.open(tiny_path, SETTINGS)
-    expected = answer(session, HELLO)
-    for cancel_after in range(0, 20, 3):
-        cancel = CancelFlag()
-        stream = session.stream([*HELLO, Message("user", f"{cancel_after}")], Sampling(temperature=0), cancel)
-        if cancel_after == 0:
-            cancel.set()
-        for index, piece in enumerate(stream):
-            if piece.finish is not None:
-                assert piece.finish.reason == "cancelled"
-            elif index + 1 >= cancel_after:
-                cancel.set()
-        assert answer(session, HELLO) == expected
+    prompt = session.prompt.encode(HELLO).ids
+    with Loop(session.model, SETTINGS) as loop:
+        expected = loop.answer(prompt)
+        for cancel_after in range(0, 20, 3):
+            cancelled = CancelledAfter(loop, cancel_after)
+            asked = session.prompt.encode([*HELLO, Message("user", f"{cancel_after}")]).ids
+            finish = cancelled.start(asked).finish
+            assert finish.reason == "cancelled"
+            assert_same_answer(tiny, prompt, expected.tokens, loop.answer(prompt).tokens)
     session.close()
+
+
+class CancelledAfter:
+    """Asks for an answer and cancels it at its n-th piece, the first of them before it is asked."""
+
+    def __init__(self, loop: Loop, n_pieces: int) -> None:
+        self._loop, self._left, self._run = loop, n_pieces, None
+
+    def start(self, prompt: list[int]) -> Answer:
+        run = Run(prompt, Sampling(temperature=0), sink := Collector(on_text=self._seen))
+        self._run = run
+        if self._left == 0:
+            self._loop.scheduler.cancel(run)
+        self._loop.scheduler.submit(run)
+        return Answer(run, sink)
+
+    def _seen(self, _text: str) -> None:
+        self._left -= 1
+        if self._left <= 0 and self._run is not None:
+            self._loop.scheduler.cancel(self._run)
 
 
 def test_notices(tiny_path: Path, tmp_path: Path) -> None:
@@ -138,8 +159,9 @@ def test_llama_cpp_applies_no_window_to_this_architecture(tmp_path: Path) -> Non
     logits = []
     for path in (plain, windowed):
         loaded = LlamaModel.load(path, SETTINGS)
-        loaded.evaluate(tokens)
-        logits.append(loaded.logits())
+        evaluator = Evaluator(loaded)
+        evaluator.evaluate(tokens)
+        logits.append(evaluator.logits())
         loaded.close()
     assert (logits[0] == logits[1]).all()
 
@@ -156,7 +178,7 @@ def test_the_template_is_asked_for_before_anything_is_loaded(tmp_path: Path) -> 
     own = tmp_path / "own.jinja"
     own.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     other = Session.open(path, SETTINGS, template=own)
-    assert other.count_tokens(HELLO) < session.count_tokens(HELLO)
+    assert n_tokens(other, HELLO) < n_tokens(session, HELLO)
     session.close()
     other.close()
 
@@ -169,29 +191,51 @@ def test_a_template_of_the_files_own_is_used(tmp_path: Path) -> None:
     trusted = Session.open(tiny_model().write(tmp_path / "none.gguf"), SETTINGS, template=file)
     assert own.notices == ()
     assert answer(own, HELLO) == answer(trusted, HELLO)
-    refuses = tiny_model(template="{{ raise_exception('no chats') }}").write(tmp_path / "refuses.gguf")
-    refusing = Session.open(refuses, SETTINGS)
-    with pytest.raises(TemplateError, match=r"refuses\.gguf's own refuses this chat: no chats"):
-        refusing.count_tokens(HELLO)
-    for session in (own, trusted, refusing):
-        session.close()
+    own.close()
+    trusted.close()
+
+
+def test_a_template_that_refuses(tmp_path: Path) -> None:
+    always = tiny_model(template="{{ raise_exception('no chats') }}").write(tmp_path / "always.gguf")
+    progress: list[float] = []
+    with pytest.raises(TemplateError, match=r"always\.gguf's own refuses this chat: no chats"):
+        Session.open(always, SETTINGS, progress=progress.append)
+    assert progress == [], "told before the load"
+    some = "{% if messages|length > 1 %}{{ raise_exception('one only') }}{% endif %}{{ messages[0].content }}"
+    session = Session.open(tiny_model(template=some).write(tmp_path / "some.gguf"), SETTINGS)
+    assert answer(session, HELLO)
+    with pytest.raises(TemplateError, match=r"some\.gguf's own refuses this chat: one only"):
+        session.prompt.encode([*HELLO, Message("user", "more")])
+    session.close()
 
 
 def test_a_chat_without_room_for_an_answer(tiny_path: Path) -> None:
-    session = Session.open(tiny_path, EngineSettings(n_ctx=256, n_threads=1))
-    # Each "x" and its space are two tokens here.
-    for n_words in range(100, 130):
-        messages = [Message("user", "x " * n_words)]
-        n_tokens = session.count_tokens(messages)
-        if n_tokens >= 256:
-            with pytest.raises(ContextExceededError, match=rf"has {n_tokens} tokens and the context 256"):
-                session.stream(messages, GREEDY)
-            break
-        finish = list(session.stream(messages, Sampling(temperature=0)))[-1].finish
-        assert finish is not None
-        assert finish.prompt_tokens + finish.completion_tokens <= 256
-    else:
-        pytest.fail("the chat never became too long")
+    settings = EngineSettings(n_ctx=256, n_threads=1)
+    session = Session.open(tiny_path, settings)
+    with Loop(session.model, settings) as loop:
+        # Each "x" and its space are two tokens here.
+        for n_words in range(100, 130):
+            prompt = session.prompt.encode([Message("user", "x " * n_words)]).ids
+            if len(prompt) >= 256:
+                with pytest.raises(ContextExceededError, match=rf"has {len(prompt)} tokens and the context 256"):
+                    loop.start(prompt)
+                break
+            finish = loop.answer(prompt, Sampling(temperature=0)).finish
+            assert finish.prompt_tokens + finish.completion_tokens <= 256
+        else:
+            pytest.fail("the chat never became too long")
+    session.close()
+
+
+def test_a_text_by_itself_has_the_start_token(tiny_path: Path, tmp_path: Path) -> None:
+    session = Session.open(tiny_path, SETTINGS)
+    assert session.text_ids("the hen") == [1, *session.model.tokenize("the hen")]
+    assert session.text_ids("") == [1]
+    session.close()
+    without = tiny_model()
+    without.metadata["tokenizer.ggml.add_bos_token"] = ("bool", False)
+    session = Session.open(without.write(tmp_path / "zephyr.gguf"), SETTINGS)
+    assert session.text_ids("the hen") == session.model.tokenize("the hen")
     session.close()
 
 

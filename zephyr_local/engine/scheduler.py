@@ -46,6 +46,8 @@ class Scheduler:
     def submit(self, run: Run | EmbedRun) -> None:
         """Have a request served after those before it. Raises ContextExceededError where it never could be."""
         n_ctx = self._context.n_ctx
+        if not run.target:
+            raise EngineError("there are no tokens to start from", "Give some text, or use another chat template")
         if len(run.target) >= n_ctx:
             raise ContextExceededError(
                 f"the chat has {len(run.target)} tokens and the context {n_ctx}, which leaves no room for an answer",
@@ -85,8 +87,11 @@ class Scheduler:
                     self._wake.wait()
                 self._waiting.extend(self._inbox)
                 self._inbox.clear()
-                if self._closing and not self._running and not self._waiting:
-                    return
+                if self._closing:
+                    for run in (*self._running, *self._waiting):  # one that close() saw in neither
+                        run.cancelled = True
+                    if not self._running and not self._waiting:
+                        return
             try:
                 self._drop_cancelled()
                 self._admit()
@@ -145,7 +150,8 @@ class Scheduler:
         staying = [r.sequence for r in self._running if r.sequence is not None]
         if self._running:
             held = [*staying, _head(best, kept)] if best is not None else staying
-            if self._ledger.n_free_without(held) < needed + _HEADROOM * len(self._running):
+            promised = sum(r.pending for r in self._running)  # cells of prompts that are not decoded yet
+            if self._ledger.n_free_without(held) < needed + promised + _HEADROOM * len(self._running):
                 return False
         take_over = best is not None and best in self._kept and (2 * common >= len(best.tokens) or kept == 0)
         if best is not None and take_over and kept:
@@ -200,9 +206,13 @@ class Scheduler:
             self._measure(batch[-1][1], time.perf_counter() - started)
             if filling.n_sampled == 0:
                 filling.sink.progress(filling.prompt_tokens - filling.pending, filling.prompt_tokens)
-        for (run, _), index in zip(batch, indices, strict=True):
-            if index >= 0 and not run.cancelled:
-                self._sample(run, index)
+        sound = [
+            self._sample(run, index)
+            for (run, _), index in zip(batch, indices, strict=True)
+            if index >= 0 and not run.cancelled
+        ]
+        if not all(sound):
+            self._clear_cache()
 
     def _chunk(self, *, shared: bool) -> int:
         if not shared and self._context.aborts:
@@ -252,7 +262,8 @@ class Scheduler:
             self._ledger.append(sequence, segment.tokens[: held - len(sequence.tokens)])
         self._truncate(sequence, min(held, len(sequence.tokens)))
 
-    def _sample(self, run: Run, index: int) -> None:
+    def _sample(self, run: Run, index: int) -> bool:
+        """Choose and take a token; False where the cache may hold numbers that are not finite."""
         try:
             logits = self._context.logits(index) if run.sampling.logprobs is not None else None
             token = self._context.sample(run.sampler(self._model), index)
@@ -262,9 +273,22 @@ class Scheduler:
         except Exception as error:
             self._leave(run)
             run.fail(error)
-            return
+            return not isinstance(error, EngineError)
         if reason is not None:
             self._finish(run, reason)
+        return True
+
+    def _clear_cache(self) -> None:
+        """Forget every cell's numbers; running answers are prefilled again.
+
+        A number that is not finite makes those of other sequences so, even from a cell that was freed: the attention
+        to it is 0, and 0 times infinity is NaN.
+        """
+        for run in reversed(self._running[:]):
+            self._pause(run)
+        for sequence in list(self._kept):
+            self._drop(sequence)
+        self._context.clear()
 
     # --- ends ---
 
@@ -329,6 +353,7 @@ class Scheduler:
             self._drop(sequence)
         length = float(np.linalg.norm(total))
         if not np.isfinite(length):
+            self._clear_cache()
             raise EngineError("the model computes numbers that are not finite", "Its weights are damaged; get it again")
         run.sink.embedded([float(value) / (length or 1.0) for value in total])
 
