@@ -297,21 +297,24 @@ def test_one_that_does_not_fit_now_waits(loop: Loop, other: LlamaModel) -> None:
     """And so does everyone behind it, short or not."""
     dice = random.Random(9)
     order: list[str] = []
+    n_running: set[int] = set()
+
+    def sink(name: str) -> Collector:
+        def begins(_done: int, _total: int) -> None:
+            order.append(name)
+
+        def seen(_text: str) -> None:
+            if name == "first":
+                n_running.add(len(loop.scheduler._running))
+
+        return Collector(on_progress=begins, on_text=seen)
+
+    lengths = {"first": 300, "large": 290, "short": 5}
     with loop.scheduler._wake:
-        answers = [
-            loop.start(prompt, up_to(30), Collector(on_progress=lambda done, total, name=name: order.append(name)))
-            for name, prompt in [
-                ("first", random_prompt(dice, 300)),
-                ("large", random_prompt(dice, 290)),
-                ("short", random_prompt(dice, 5)),
-            ]
-        ]
-    most = 0
-    while not answers[0].sink.is_over:
-        most = max(most, len(loop.scheduler._running))
-    assert most == 1, "what the first will need is not given to others"
+        answers = [loop.start(random_prompt(dice, n), up_to(30), sink(name)) for name, n in lengths.items()]
     first, large, short = (answer.wait() for answer in answers)
     assert list(dict.fromkeys(order)) == ["first", "large", "short"]
+    assert n_running == {1}, "what the first will need is not given to others"
     assert first.finish.completion_tokens == large.finish.completion_tokens == short.finish.completion_tokens == 30
     assert large.finish.prompt_s > first.finish.prompt_s + first.finish.completion_s * 0.9
     assert_as_alone(other, [first, large, short], up_to(30), SETTINGS)

@@ -158,14 +158,17 @@ def test_what_an_aborted_batch_did_is_not_done_again_nor_lost(
     tiny: LlamaModel, other: LlamaModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Aborts at random places, of which the requests know nothing: each segment is decoded in part."""
-    dice, decode, aborts = random.Random(9), tiny.context.decode, 0
+    dice, decode, aborts, lost, done = random.Random(9), tiny.context.decode, 0, 0, 0
 
     def aborting(segments: list[Segment], **arguments: Any) -> list[int]:
-        nonlocal aborts
+        nonlocal aborts, lost, done
         if dice.random() < 0.7:
+            done += sum(len(one.tokens) for one in segments)
             return decode(segments, **arguments)
         aborts += 1
+        lost += len(segments)  # at most a token each, whose logits are lost
         parts = [replace(one, tokens=one.tokens[: dice.randrange(len(one.tokens) + 1)]) for one in segments]
+        done += sum(len(part.tokens) for part in parts)
         if parts := [part for part in parts if part.tokens]:
             decode(parts, **arguments)
         raise Cancelled
@@ -175,6 +178,7 @@ def test_what_an_aborted_batch_did_is_not_done_again_nor_lost(
     with Loop(tiny, SETTINGS) as loop:
         answers = [answer.wait() for answer in loop.start_all(prompts, up_to(30))]
         assert aborts > 10
+        assert done <= sum(map(len, prompts)) + 30 * len(prompts) + lost
         for sequence in loop.scheduler._kept:
             assert tiny.context.held(sequence.id) == len(sequence.tokens)
         assert_nothing_leaks(loop)
@@ -322,6 +326,7 @@ def test_closing_while_one_is_being_paused(tiny_path: Path) -> None:
         drop = loop.scheduler._drop
 
         def close_and_drop(sequence: Sequence) -> None:
+            loop.scheduler._drop = drop  # type: ignore[method-assign]
             loop.scheduler.close()
             drop(sequence)
 

@@ -153,8 +153,7 @@ class Scheduler:
             promised = sum(r.pending for r in self._running)  # cells of prompts that are not decoded yet
             if self._ledger.n_free_without(held) < needed + promised + _HEADROOM * len(self._running):
                 return False
-        take_over = best is not None and best in self._kept and (2 * common >= len(best.tokens) or kept == 0)
-        if best is not None and take_over and kept:
+        if best is not None and kept and best in self._kept and 2 * common >= len(best.tokens):
             self._kept.remove(best)
             self._truncate(best, kept)
             run.sequence = best
