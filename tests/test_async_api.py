@@ -145,6 +145,28 @@ def test_a_crash_and_the_call_after_it(tiny_path: Path) -> None:  # noqa: F811
     run(use())
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_a_task_that_is_cancelled_while_the_engine_starts_again_leaves_nothing(tiny_path: Path) -> None:  # noqa: F811
+    async def use() -> None:
+        async with AsyncZephyr(tiny_path, SETTINGS) as model:
+            assert model.engine_process_id is not None
+            os.kill(model.engine_process_id, signal.SIGKILL)
+            while model.engine_process_id is not None:
+                await asyncio.sleep(0.01)
+            task = asyncio.create_task(model.complete(HELLO, Sampling(temperature=0)))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            while model.engine_process_id is None:
+                await asyncio.sleep(0.01)
+            assert (await model.complete(HELLO, GREEDY)).finish.completion_tokens > 0
+            await asyncio.sleep(0.1)
+            assert model._client._waiters == {}
+
+    run(use())
+
+
 def test_a_chat(tiny_path: Path) -> None:  # noqa: F811
     async def use() -> None:
         async with AsyncZephyr() as bundled:

@@ -150,7 +150,17 @@ class AsyncZephyr(ModelHandle):
         self._facts  # noqa: B018 — raises where it is not loaded
         if self._client.is_running:
             return self._client.submit(make)
-        return await asyncio.to_thread(self._client.submit, make)  # which loads the model again
+        starting = asyncio.ensure_future(asyncio.to_thread(self._client.submit, make))  # it loads the model again
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._leave_unasked)
+            raise
+
+    def _leave_unasked(self, starting: asyncio.Future[Waiter]) -> None:
+        """Cancel a request whose task was cancelled before it was sent."""
+        if not starting.cancelled() and starting.exception() is None:
+            self._client.leave(starting.result())
 
     async def _call(self, make: Callable[[int], protocol.Request]) -> protocol.Result:
         waiter = await self._submit(make)

@@ -260,3 +260,38 @@ def test_an_engine_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("zephyr_local.engine.protocol.VERSION", 99)
     with pytest.raises(EngineCrashed, match="another version"):
         Zephyr()
+
+
+@posix
+def test_calls_of_many_threads_while_the_engine_starts_again() -> None:
+    import threading
+
+    with Zephyr() as zephyr:
+        for _ in range(3):
+            process_id = zephyr.engine_process_id
+            assert process_id is not None
+            os.kill(process_id, signal.SIGKILL)
+            while zephyr.engine_process_id is not None:
+                time.sleep(0.01)
+            answers: list[str] = []
+            threads = [
+                threading.Thread(target=lambda found=answers: found.append(zephyr.complete(QUESTION).text))
+                for _ in range(6)
+            ]
+            for number, thread in enumerate(threads):
+                thread.start()
+                time.sleep(0.02 * number)  # some of them in the middle of the load
+            for thread in threads:
+                thread.join(30)
+            assert answers == [ANSWER] * 6
+
+
+@posix
+def test_an_engine_that_dies_at_its_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = tmp_path / "python"
+    dead.write_text("#!/bin/sh\necho a library is missing >&2\nexit 3\n")
+    dead.chmod(0o755)
+    monkeypatch.setattr("zephyr_local.child_process._interpreter", lambda: str(dead))
+    for _ in range(10):
+        with pytest.raises(EngineCrashed, match=r"exit code 3.*a library is missing"):
+            Zephyr()

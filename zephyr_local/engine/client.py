@@ -23,6 +23,10 @@ _WAIT_S: Final = 0.2  # Windows delivers Ctrl+C only between waits
 class Engine(Protocol):
     """What runs a service: RemoteEngine, LocalEngine."""
 
+    @property
+    def lost(self) -> EngineError | None:
+        """How it ended, where it has; set before ``on_lost`` is called."""
+
     def send(self, request: protocol.Request) -> None: ...
 
     def close(self) -> None: ...
@@ -106,7 +110,8 @@ class EngineClient:
         self._ids = itertools.count(1)
         self._closed = False
         self._reset_locks()
-        self._engine: Engine | None = None
+        self._engine: Engine | None = None  # with its model loaded
+        self._starting: Engine | None = None  # while it loads
         self._owner = os.getpid()
         self._waiters: dict[int, Waiter] = {}
         _clients.add(self)
@@ -128,18 +133,25 @@ class EngineClient:
         template, is_file = self._template
         with self._lock:
             self._waiters[waiter.id] = waiter
-            self._engine = engine
+            self._starting = engine
         try:
+            if engine.lost is not None:  # before it was known here
+                raise engine.lost
             engine.send(protocol.Load(waiter.id, self._path, self._settings, template, is_file))
             while not isinstance(event := waiter.get(), protocol.Loaded):
                 if isinstance(event, protocol.LoadProgress) and on_progress is not None:
                     on_progress(event.share)
-            if self._closed:
-                raise closed_error()
+            with self._lock:
+                if self._closed:
+                    raise closed_error()
+                if engine.lost is not None:
+                    raise engine.lost
+                self._engine, self._starting = engine, None  # only now: nobody may ask one without a model
+                self._waiters.pop(waiter.id, None)
             return event
         except BaseException:
             with self._lock:
-                self._engine = None
+                self._starting = None
                 self._waiters.pop(waiter.id, None)
             engine.send(protocol.Cancel(waiter.id))
             engine.close()
@@ -211,7 +223,7 @@ class EngineClient:
             if self._closed:
                 return
             self._closed = True
-            engine, self._engine = self._engine, None
+            engine, self._engine = self._engine or self._starting, None
             waiters = list(self._waiters.values())
         if engine is not None and self._owner == os.getpid():
             for waiter in waiters:
@@ -252,7 +264,8 @@ class EngineClient:
 
     def _forget_after_fork(self) -> None:
         self._reset_locks()
-        engine, self._engine = self._engine, None
+        engine, self._engine = self._engine or self._starting, None
+        self._starting = None
         for waiter in self._waiters.values():
             waiter.forget_after_fork()
         self._waiters = {}

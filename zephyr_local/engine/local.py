@@ -7,12 +7,15 @@ from collections.abc import Callable
 
 from zephyr_local.engine import protocol
 from zephyr_local.engine.service import Service
+from zephyr_local.errors import EngineError
 
 _inherited: list[LocalEngine] = []  # in a forked process: destructors would touch what is the parent's
 
 
 class LocalEngine:
     """A service on threads of this process. ``on_event`` is called on them and must not wait."""
+
+    lost: EngineError | None = None  # it ends with this process
 
     def __init__(self, on_event: Callable[[protocol.Event], None]) -> None:
         self._owner = os.getpid()

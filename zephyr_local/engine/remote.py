@@ -32,6 +32,8 @@ class RemoteEngine:
         self._owner = os.getpid()
         self._log: deque[tuple[int, str]] = deque(maxlen=KEPT_LINES)
         self._closing = False
+        self.lost: EngineError | None = None
+        """How it ended, where it has; set before ``on_lost`` is called."""
         self._sending = threading.Lock()
         self._process = start_child("engine")
         self._reader = threading.Thread(target=self._read_events, name="zephyr-local-events", daemon=True)
@@ -93,9 +95,10 @@ class RemoteEngine:
             with contextlib.suppress(OSError):
                 _pipe(pipe).close()
         if self._closing:
-            self._on_lost(self, EngineError("the model was closed", "Make a new Zephyr"))
+            self.lost = EngineError("the model was closed", "Make a new Zephyr")
         else:
-            self._on_lost(self, self._crash(code, reason))
+            self.lost = self._crash(code, reason)
+        self._on_lost(self, self.lost)
 
     def _expect_hello(self, stream: BinaryIO) -> None:
         try:
