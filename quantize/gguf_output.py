@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from zephyr_local.errors import OutputError
+from zephyr_local.folder_sync import sync_folder
 from zephyr_local.gguf_check import check_runnable
 from zephyr_local.gguf_file import GGUFFile, read_gguf
 from zephyr_local.gguf_split import join
@@ -138,7 +139,7 @@ class OutputFile:
                 self._name_without_overwriting(self._path)
             self._path = None
             self._close()
-            _fsync_folder(self._target.parent)
+            sync_folder(self._target.parent)
 
     def kept(self, *, in_parts: bool) -> KeptFile:
         """What keeps the old file; `in_parts`: this is one of several files of a model."""
@@ -271,17 +272,6 @@ def _explain(error: OSError, target: Path) -> OutputError:
             f"{target} cannot be written: {reason}", "Free some space, write to another disk, or choose a smaller type"
         )
     return OutputError(f"{target} cannot be written: {reason}", "Check the folder's permissions and the disk")
-
-
-def _fsync_folder(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    with contextlib.suppress(OSError):  # some network file systems refuse it; and what has its name has not failed
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def require_loadable(paths: Sequence[Path], expected: Sequence[Sequence[TensorPlace]]) -> None:

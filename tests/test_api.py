@@ -421,3 +421,52 @@ assert list(pieces)[-1].finish_reason in ("stop", "length")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_answer_keeps_its_model() -> None:
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    assert "".join(piece.text for piece in Zephyr().stream(question)) == "The capital of France is Paris."
+
+
+def test_dropped_answers_in_cycles_hang_nothing(zephyr: Zephyr) -> None:
+    """The garbage collector may find them anywhere, also while a request is being sent."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(20, 2, 2)
+    try:
+        for _ in range(60):
+            pieces = zephyr.stream(HELLO, ENDLESS)
+            next(pieces)
+            cycle: list[object] = [pieces]
+            cycle.append(cycle)
+            del pieces, cycle
+            assert zephyr.tokenize("the hen")
+    finally:
+        gc.set_threshold(*thresholds)
+    assert zephyr.complete(HELLO, GREEDY).finish.completion_tokens > 0
+
+
+@pytest.mark.parametrize("name", ["zephyr-local-prepare", "zephyr-local-engine"])
+def test_a_model_that_is_closed_on_an_engine_thread_is_freed(tiny_path: Path, name: str) -> None:  # noqa: F811
+    """Where the garbage collector may find it."""
+    before = set(threading.enumerate())
+    model = Zephyr(tiny_path, SETTINGS, isolated=False)
+    closed = threading.Event()
+    service = model._client._engine._service  # type: ignore[union-attr]
+    emit = service._emit
+
+    def close_there(event: object) -> None:
+        emit(event)
+        if threading.current_thread().name == name and not closed.is_set():
+            closed.set()
+            model._client.close()
+
+    service._emit = close_there
+    with contextlib.suppress(EngineError):
+        if name == "zephyr-local-prepare":
+            model.tokenize("a")
+        else:
+            model.complete(HELLO, GREEDY)
+    assert closed.wait(20)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+        assert not thread.is_alive()

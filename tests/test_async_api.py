@@ -24,6 +24,7 @@ from zephyr_local import (
     Sampling,
     Zephyr,
 )
+from zephyr_local.engine.client import EngineClient
 
 HELLO = [{"role": "user", "content": "the hen in a den"}]
 GREEDY = Sampling(temperature=0, max_tokens=24)
@@ -165,6 +166,38 @@ def test_a_task_that_is_cancelled_while_the_engine_starts_again_leaves_nothing(t
             assert model._client._waiters == {}
 
     run(use())
+
+
+def test_two_loads_are_one(tiny_path: Path, isolated: bool) -> None:  # noqa: F811
+    async def use() -> None:
+        model = AsyncZephyr(tiny_path, SETTINGS, isolated=isolated)
+        await asyncio.gather(model.load(), model.load())
+        assert model._client._waiters == {}
+        process_id = model.engine_process_id
+        await model.close()
+        if process_id is not None and os.name == "posix":
+            with pytest.raises(ProcessLookupError):
+                os.kill(process_id, 0)
+
+    starts: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        start = EngineClient._start
+        patch.setattr(EngineClient, "_start", lambda client: starts.append(client) or start(client))
+        run(use())
+    assert len(starts) == 1
+
+
+def test_a_loop_that_is_closed_under_an_answer_harms_no_other(tiny_path: Path, isolated: bool) -> None:  # noqa: F811
+    model = AsyncZephyr(tiny_path, SETTINGS, isolated=isolated)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(model.load())
+    pieces = model.stream(HELLO, Sampling(temperature=0))
+    loop.run_until_complete(anext(pieces))
+    loop.close()  # without ending its generators
+    assert run(model.tokenize("the hen"))
+    assert run(model.complete(HELLO, GREEDY)).finish.completion_tokens > 0
+    run(model.close())
+    del pieces
 
 
 def test_a_chat(tiny_path: Path) -> None:  # noqa: F811

@@ -162,3 +162,9 @@ def test_messages_are_parsed_or_named() -> None:
         parse_messages([{"role": "user", "content": []}])
     with pytest.raises(InvalidInputError, match="no messages"):
         parse_messages([])
+
+
+@pytest.mark.parametrize("wrong", [1, 0, None, "yes"])
+def test_check_tensors_is_true_or_false(wrong: object) -> None:
+    with pytest.raises(InvalidInputError, match="check_tensors"):
+        EngineSettings(check_tensors=wrong)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import Self
 
 from zephyr_local.chat import Chat
 from zephyr_local.chat_fit import Policy
-from zephyr_local.chat_types import Reply, TokenLogprob
+from zephyr_local.chat_types import OnPrefill, Reply, ReplyParts
 from zephyr_local.engine import protocol
 from zephyr_local.model_handle import MessageLike, ModelHandle, require_text
 from zephyr_local.piece_stream import PieceStream
@@ -48,7 +48,7 @@ class Zephyr(ModelHandle):
         messages: Iterable[MessageLike],
         sampling: Sampling | None = None,
         *,
-        on_prefill: Callable[[int, int], object] | None = None,
+        on_prefill: OnPrefill | None = None,
     ) -> PieceStream:
         """The answer to a chat, piece by piece; the last piece has ``finish``.
 
@@ -57,19 +57,15 @@ class Zephyr(ModelHandle):
         exception (Ctrl+C, ``on_prefill``'s) while it waits. Raises InvalidInputError for the messages at once;
         EngineError, EngineCrashed, TemplateError and ContextExceededError from the iterator.
         """
-        return PieceStream(self._client, self._generate(messages, sampling), on_prefill)
+        return PieceStream(self, self._generate(messages, sampling), on_prefill)
 
     def complete(self, messages: Iterable[MessageLike], sampling: Sampling | None = None) -> Reply:
         """The whole answer to a chat."""
-        texts: list[str] = []
-        logprobs: list[TokenLogprob] = []
+        parts = ReplyParts()
         with contextlib.closing(self.stream(messages, sampling)) as pieces:
             for piece in pieces:
-                texts.append(piece.text)
-                logprobs += piece.logprobs
-                if piece.finish is not None:
-                    return Reply("".join(texts), piece.finish, tuple(logprobs))
-        raise AssertionError("an answer ended without a finish")
+                parts.add(piece)
+        return parts.reply()
 
     def chat(self, *, system: str | None = None, sampling: Sampling | None = None, policy: Policy = "stop") -> Chat:
         """A new chat, which keeps its turns; ``policy`` says what happens when the context is full."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
 from zephyr_local.async_chat import AsyncChat
 from zephyr_local.chat_fit import Policy
-from zephyr_local.chat_types import Piece, Reply, TokenLogprob
+from zephyr_local.chat_types import OnPrefill, Piece, Reply, ReplyParts
 from zephyr_local.engine import protocol
-from zephyr_local.engine.client import Waiter, closed_error
+from zephyr_local.engine.client import Waiter
 from zephyr_local.model_handle import MessageLike, ModelHandle, piece_of, require_text
 from zephyr_local.settings import EngineSettings, Sampling
 
@@ -74,7 +74,7 @@ class AsyncZephyr(ModelHandle):
         messages: Iterable[MessageLike],
         sampling: Sampling | None = None,
         *,
-        on_prefill: Callable[[int, int], object] | None = None,
+        on_prefill: OnPrefill | None = None,
     ) -> AsyncGenerator[Piece, None]:
         """The answer to a chat, piece by piece; closing the generator (``contextlib.aclosing``) cancels the answer."""
         waiter = await self._submit(self._generate(messages, sampling))
@@ -93,15 +93,11 @@ class AsyncZephyr(ModelHandle):
 
     async def complete(self, messages: Iterable[MessageLike], sampling: Sampling | None = None) -> Reply:
         """The whole answer to a chat."""
-        texts: list[str] = []
-        logprobs: list[TokenLogprob] = []
-        async with aclosing(self.stream(messages, sampling)) as pieces:
+        parts = ReplyParts()
+        async with contextlib.aclosing(self.stream(messages, sampling)) as pieces:
             async for piece in pieces:
-                texts.append(piece.text)
-                logprobs += piece.logprobs
-                if piece.finish is not None:
-                    return Reply("".join(texts), piece.finish, tuple(logprobs))
-        raise AssertionError("an answer ended without a finish")
+                parts.add(piece)
+        return parts.reply()
 
     def chat(
         self,
@@ -175,9 +171,8 @@ class AsyncZephyr(ModelHandle):
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            if loop.is_closed():
-                raise closed_error()
-            loop.call_soon_threadsafe(arrived.set)
+            with contextlib.suppress(RuntimeError):  # the loop was closed under the answer: nobody waits any more
+                loop.call_soon_threadsafe(arrived.set)
 
         if (event := waiter.poll()) is not None:
             return event

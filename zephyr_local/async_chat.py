@@ -5,25 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 from zephyr_local.chat_file import read_chat, write_chat
 from zephyr_local.chat_fit import CountTokens, Steps
 from zephyr_local.chat_state import Answering, ChatState, Model
-from zephyr_local.chat_types import Message, Piece, Reply
+from zephyr_local.chat_types import Message, OnPrefill, Piece, Reply
 from zephyr_local.errors import ContextExceededError
 from zephyr_local.settings import Sampling
 
 _T = TypeVar("_T")
-OnPrefill = Callable[[int, int], object]
-"""Takes how many tokens of the chat are computed, and of how many."""
-
-
-class _HasText(Protocol):
-    @property
-    def text(self) -> str: ...
 
 
 class AsyncChatModel(Model, Protocol):
@@ -33,7 +26,7 @@ class AsyncChatModel(Model, Protocol):
         self, messages: tuple[Message, ...], sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
     ) -> AsyncGenerator[Piece, None]: ...
 
-    async def complete(self, messages: tuple[Message, ...], sampling: Sampling | None = None) -> _HasText: ...
+    async def complete(self, messages: tuple[Message, ...], sampling: Sampling | None = None) -> Reply: ...
 
     async def count_tokens(self, messages: tuple[Message, ...]) -> int: ...
 

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 from zephyr_local.chat_file import read_chat, write_chat
 from zephyr_local.chat_fit import CountTokens, Steps
 from zephyr_local.chat_state import Answering, ChatState, Model
-from zephyr_local.chat_types import Message, Piece, Reply
+from zephyr_local.chat_types import Message, OnPrefill, Piece, Reply
 from zephyr_local.errors import ContextExceededError
 from zephyr_local.settings import Sampling
 
 _T = TypeVar("_T")
-OnPrefill = Callable[[int, int], object]
-"""Takes how many tokens of the chat are computed, and of how many."""
-
-
-class _HasText(Protocol):
-    @property
-    def text(self) -> str: ...
 
 
 class Pieces(Iterator[Piece], Protocol):
@@ -40,7 +33,7 @@ class ChatModel(Model, Protocol):
         self, messages: tuple[Message, ...], sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
     ) -> Pieces: ...
 
-    def complete(self, messages: tuple[Message, ...], sampling: Sampling | None = None) -> _HasText: ...
+    def complete(self, messages: tuple[Message, ...], sampling: Sampling | None = None) -> Reply: ...
 
     def count_tokens(self, messages: tuple[Message, ...]) -> int: ...
 

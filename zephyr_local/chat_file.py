@@ -16,6 +16,7 @@ from zephyr_local.chat_fit import Policy
 from zephyr_local.chat_tree import ChatTree
 from zephyr_local.chat_types import Message, Role
 from zephyr_local.errors import InvalidInputError, OutputError
+from zephyr_local.folder_sync import sync_folder
 
 FORMAT: Final = "zephyr-local chat"
 VERSION: Final = 1
@@ -115,7 +116,7 @@ def write_chat(path: Path, text: str) -> None:
             shutil.copymode(target, temporary)
         temporary.replace(target)
         temporary = None
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise OutputError(
@@ -125,17 +126,6 @@ def write_chat(path: Path, text: str) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError, ValueError):
                 temporary.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    with contextlib.suppress(OSError):  # some network file systems refuse it; and what has its name has not failed
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _refuse(problem: str) -> NoReturn:

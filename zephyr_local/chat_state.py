@@ -11,7 +11,7 @@ from typing import Final, Generic, Protocol, Self, TypeVar, get_args
 from zephyr_local.chat_file import ChatRecord, dump_chat, parse_chat
 from zephyr_local.chat_fit import Asked, Dropped, Policy, Room, Steps, fit, system_message
 from zephyr_local.chat_tree import ChatTree
-from zephyr_local.chat_types import Finish, Message, Piece, Reply, TokenLogprob
+from zephyr_local.chat_types import Message, ReplyParts
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.settings import Sampling
 
@@ -243,18 +243,16 @@ class _Place:
     """The question's node, where it has one already."""
 
 
-class Answering:
+class Answering(ReplyParts):
     """One answer: a context that the chat is busy in, and that keeps what came when it ends, however it ends.
 
     Where nothing came the chat is what it was before, so that the question can be asked again.
     """
 
     def __init__(self, chat: ChatState[_ModelT], place: Callable[[], _Place]) -> None:
+        super().__init__()
         self._chat = chat
         self._place_now = place  # only when the answer begins: until then the chat may go on
-        self._texts: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
-        self._finish: Finish | None = None
 
     def __enter__(self) -> Self:
         chat = self._chat
@@ -274,8 +272,8 @@ class Answering:
     ) -> None:
         chat, place = self._chat, self._place
         try:
-            if text := "".join(self._texts):
-                answer = Message("assistant", text)
+            if self.text:
+                answer = Message("assistant", self.text)
                 if place.node is not None:
                     chat._tree.leaf = chat._tree.add(place.node, answer)
                 else:
@@ -307,16 +305,6 @@ class Answering:
     def sampling(self, sampling: Sampling | None) -> Sampling:
         """What was asked for, else the chat's, else the model's."""
         return sampling or self._chat.sampling or self._chat.zephyr.default_sampling
-
-    def add(self, piece: Piece) -> None:
-        self._texts.append(piece.text)
-        self._logprobs += piece.logprobs
-        self._finish = piece.finish or self._finish
-
-    def reply(self) -> Reply:
-        """The whole answer, once it has ended."""
-        assert self._finish is not None, "an answer ended without a finish"
-        return Reply("".join(self._texts), self._finish, tuple(self._logprobs))
 
 
 def _busy() -> InvalidInputError:

@@ -5,7 +5,7 @@ These types are plain and frozen: they are all that crosses the pipe to the engi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,10 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """``stop``: end of turn or a stop string; ``length``: max_tokens or the context's end; ``cancelled``: as asked."""
+
+
+OnPrefill = Callable[[int, int], object]
+"""Takes how many tokens of a chat are computed, and of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,30 @@ class Reply:
     def finish_reason(self) -> FinishReason:
         """Why the answer ended."""
         return self.finish.reason
+
+
+class ReplyParts:
+    """Joins the pieces of an answer."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._finish: Finish | None = None
+
+    @property
+    def text(self) -> str:
+        """What has come so far."""
+        return "".join(self._texts)
+
+    def add(self, piece: Piece) -> None:
+        self._texts.append(piece.text)
+        self._logprobs += piece.logprobs
+        self._finish = piece.finish or self._finish
+
+    def reply(self) -> Reply:
+        """The whole answer, once its last piece has come."""
+        assert self._finish is not None, "an answer ended without a finish"
+        return Reply(self.text, self._finish, tuple(self._logprobs))
 
 
 def parse_messages(messages: Iterable[Message | Mapping[str, object]]) -> tuple[Message, ...]:

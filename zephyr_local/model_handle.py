@@ -33,7 +33,7 @@ class ModelHandle:
         self.default_sampling = BUNDLED_MODEL_SAMPLING if path is None else Sampling()
         """How answers are sampled where they are not told."""
         is_file = template is not None and template != "zephyr"
-        name = None if template is None else os.fspath(template)
+        name = None if template is None else str(Path(template).absolute()) if is_file else os.fspath(template)
         self._client = EngineClient(
             str(file.absolute()), settings or EngineSettings(), (name, is_file), isolated=isolated
         )

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from zephyr_local.chat_types import Piece
+from zephyr_local.chat_types import OnPrefill, Piece
 from zephyr_local.engine import protocol
-from zephyr_local.engine.client import EngineClient, Waiter
+from zephyr_local.engine.client import Waiter
 from zephyr_local.errors import EngineError
-from zephyr_local.model_handle import piece_of
+from zephyr_local.model_handle import ModelHandle, piece_of
 
 
 class PieceStream(Iterator[Piece]):
@@ -22,12 +22,13 @@ class PieceStream(Iterator[Piece]):
 
     def __init__(
         self,
-        client: EngineClient,
+        model: ModelHandle,
         make: Callable[[int], protocol.Request],
-        on_prefill: Callable[[int, int], object] | None = None,
+        on_prefill: OnPrefill | None = None,
     ) -> None:
         """Use ``Zephyr.stream``."""
-        self._client, self._make, self._on_prefill = client, make, on_prefill
+        self._model = model  # which would be closed if only its answer were kept
+        self._client, self._make, self._on_prefill = model._client, make, on_prefill
         self._lock = threading.Lock()
         self._waiter: Waiter | None = None
         self._cancelled = self._closed = False
@@ -78,8 +79,8 @@ class PieceStream(Iterator[Piece]):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_closed"):
-            self.close()
+        if not getattr(self, "_closed", True) and self._waiter is not None:
+            self._client.abandon(self._waiter)
 
     def _asked(self) -> Waiter:
         if self._closed:

@@ -91,6 +91,7 @@ class EngineSettings:
             f"n_gpu_layers is {self.n_gpu_layers}, outside -1 to 10000",
             "Give 0 for the CPU alone, or -1 for all layers",
         )
+        _require(isinstance(self.check_tensors, bool), f"check_tensors is {self.check_tensors!r}", "Give True or False")
         _require(self.kv_type in ("f16", "f32", "q8_0"), f"kv_type is {self.kv_type!r}", "Use f16, f32 or q8_0")
         _require(
             1 <= self.n_parallel <= MAX_PARALLEL,

@@ -31,6 +31,14 @@ def tiny(tiny_path: Path) -> Iterator[LlamaModel]:
     model.close()
 
 
+@pytest.fixture
+def other(tiny_path: Path) -> Iterator[LlamaModel]:
+    """The same model once more, for what is expected."""
+    model = LlamaModel.load(tiny_path, SETTINGS)
+    yield model
+    model.close()
+
+
 @pytest.fixture(scope="session")
 def slow_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose prefill takes long enough to be cancelled in the middle (some 25 million weights)."""

@@ -295,3 +295,64 @@ def test_an_engine_that_dies_at_its_start_is_told(tmp_path: Path, monkeypatch: p
     for _ in range(10):
         with pytest.raises(EngineCrashed, match=r"exit code 3.*a library is missing"):
             Zephyr()
+
+
+def test_a_logging_handler_that_fails_ends_the_engine_and_not_the_calls() -> None:
+    class Mistake(Exception):
+        pass
+
+    class Failing(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise Mistake
+
+    failing, native = Failing(), logging.getLogger("zephyr_local.native")
+    native.addFilter(failing)
+    level = native.level
+    native.setLevel(logging.DEBUG)
+    try:
+        with pytest.raises(EngineCrashed, match="Mistake"):
+            Zephyr()
+    finally:
+        native.removeFilter(failing)
+        native.setLevel(level)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_pipe_that_is_closed_already_does_not_stop_what_a_fork_does() -> None:
+    program = f"""
+import os
+from zephyr_local import Zephyr
+models = [Zephyr() for _ in range(3)]
+parents = [model.engine_process_id for model in models]
+for model in models[:2]:
+    model._client._engine._process.stdin.close()
+child = os.fork()
+if child == 0:
+    for model in models:
+        assert model.complete({QUESTION!r}).text == {ANSWER!r}
+        assert model.engine_process_id not in parents
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    done = run(program)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@posix
+def test_a_close_while_the_engine_starts_ends_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zephyr_local.engine import client
+    from zephyr_local.model_handle import ModelHandle
+
+    model = ModelHandle()
+    start = client.EngineClient._start
+
+    def closed_meanwhile(self: client.EngineClient) -> client.Engine:
+        engine = start(self)
+        self.close()
+        return engine
+
+    monkeypatch.setattr(client.EngineClient, "_start", closed_meanwhile)
+    shares: list[float] = []
+    with pytest.raises(EngineError, match="closed"):
+        model._client.load(shares.append)
+    assert shares == []

@@ -46,14 +46,6 @@ def loop(tiny: LlamaModel) -> Iterator[Loop]:
 
 
 @pytest.fixture
-def other(tiny_path: Path) -> Iterator[LlamaModel]:
-    """The same model, for what is expected."""
-    model = LlamaModel.load(tiny_path, SETTINGS)
-    yield model
-    model.close()
-
-
-@pytest.fixture
 def small(tiny_path: Path) -> Iterator[LlamaModel]:
     model = LlamaModel.load(tiny_path, SMALL)
     yield model

@@ -72,13 +72,6 @@ def other_slow(slow_path: Path) -> Iterator[LlamaModel]:
     model.close()
 
 
-@pytest.fixture
-def other(tiny_path: Path) -> Iterator[LlamaModel]:
-    model = LlamaModel.load(tiny_path, SETTINGS)
-    yield model
-    model.close()
-
-
 def test_one_that_waits_ends_at_once(slow: LlamaModel) -> None:
     """Though those that run go on, and the one behind it is served."""
     with Loop(slow, SLOW) as loop:

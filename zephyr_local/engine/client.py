@@ -5,6 +5,7 @@ Knows neither llama.cpp nor numpy: what an application imports to talk to its en
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -55,7 +56,8 @@ class Waiter:
             self._changed.notify_all()
             listener = self._on_event
         if listener is not None:
-            listener()
+            with contextlib.suppress(Exception):  # the consumer's mistake, and this is the engine's thread
+                listener()
 
     def get(self) -> protocol.Event:
         """The next event; raises what the request failed with."""
@@ -114,10 +116,12 @@ class EngineClient:
         self._starting: Engine | None = None  # while it loads
         self._owner = os.getpid()
         self._waiters: dict[int, Waiter] = {}
+        self._abandoned: deque[Waiter] = deque()
+        self._loaded: protocol.Loaded | None = None
         _clients.add(self)
 
     def _reset_locks(self) -> None:
-        self._lock = threading.Lock()  # the fields
+        self._lock = threading.RLock()  # the fields; the garbage collector may close the model inside it
         self._loading = threading.Lock()  # one load at a time; taken before _lock
 
     # --- loading ---
@@ -125,6 +129,8 @@ class EngineClient:
     def load(self, on_progress: Callable[[float], object] | None = None) -> protocol.Loaded:
         """Start an engine and load the model; an exception while it waits (Ctrl+C, ``on_progress``'s) ends both."""
         with self._loading:
+            if self._engine is not None and self._loaded is not None:
+                return self._loaded
             return self._load(on_progress)
 
     def _load(self, on_progress: Callable[[float], object] | None) -> protocol.Loaded:
@@ -135,6 +141,8 @@ class EngineClient:
             self._waiters[waiter.id] = waiter
             self._starting = engine
         try:
+            if self._closed:
+                raise closed_error()
             if engine.lost is not None:  # before it was known here
                 raise engine.lost
             engine.send(protocol.Load(waiter.id, self._path, self._settings, template, is_file))
@@ -146,6 +154,7 @@ class EngineClient:
                     raise closed_error()
                 if engine.lost is not None:
                     raise engine.lost
+                self._loaded = event
                 self._engine, self._starting = engine, None  # only now: nobody may ask one without a model
                 self._waiters.pop(waiter.id, None)
             return event
@@ -170,6 +179,7 @@ class EngineClient:
 
     def submit(self, make: Callable[[int], protocol.Request]) -> Waiter:
         """Send a request, first starting the engine again where it crashed. Raises EngineError where that fails."""
+        self._leave_abandoned()
         while True:
             self.require_usable()
             with self._lock:
@@ -178,7 +188,11 @@ class EngineClient:
                     waiter = Waiter(next(self._ids), engine)
                     self._waiters[waiter.id] = waiter
             if engine is not None:
-                engine.send(make(waiter.id))
+                try:
+                    engine.send(make(waiter.id))
+                except BaseException:
+                    self.leave(waiter)
+                    raise
                 return waiter
             with self._loading:
                 if self._engine is None and not self._closed:
@@ -208,6 +222,15 @@ class EngineClient:
         if not waiter.ended:
             waiter.put(EngineError("the answer was closed", "Ask again"))
 
+    def abandon(self, waiter: Waiter) -> None:
+        """Leave a request soon. For ``__del__``, which may run inside any lock of this thread: takes none."""
+        self._abandoned.append(waiter)
+
+    def _leave_abandoned(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self.leave(self._abandoned.popleft())
+
     def require_usable(self) -> None:
         """Raises EngineError where the model was closed, or belongs to the process that this one was forked from."""
         if self._closed:
@@ -226,8 +249,6 @@ class EngineClient:
             engine, self._engine = self._engine or self._starting, None
             waiters = list(self._waiters.values())
         if engine is not None and self._owner == os.getpid():
-            for waiter in waiters:
-                engine.send(protocol.Cancel(waiter.id))
             engine.close()
         for waiter in waiters:
             if not waiter.ended:
@@ -253,6 +274,7 @@ class EngineClient:
             waiter = self._waiters.get(event.id)
         if waiter is not None:
             waiter.put(event)
+        self._leave_abandoned()  # the events of an answer that nobody reads bring its end
 
     def _lost(self, engine: Engine, error: EngineError) -> None:
         with self._lock:
@@ -269,6 +291,7 @@ class EngineClient:
         for waiter in self._waiters.values():
             waiter.forget_after_fork()
         self._waiters = {}
+        self._abandoned.clear()
         if engine is not None:
             engine.forget_after_fork()
         if self.isolated:
@@ -284,7 +307,8 @@ _clients: weakref.WeakSet[EngineClient] = weakref.WeakSet()
 
 def _forget_all_after_fork() -> None:
     for client in list(_clients):
-        client._forget_after_fork()
+        with contextlib.suppress(Exception):  # one client's trouble is not the others'
+            client._forget_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -72,7 +72,7 @@ class RemoteEngine:
         """In a forked process: close the copies of the pipes, or the parent's end would not end the child."""
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             with contextlib.suppress(OSError):
-                os.close(_pipe(stream).fileno())
+                _pipe(stream).close()  # nothing where it is closed already
         self._process.returncode = 0  # or Popen would wait for a child that is not this process's
 
     def _read_events(self) -> None:
@@ -86,8 +86,8 @@ class RemoteEngine:
                         LOGGER.log(event.level, "%s", event.line)
                     else:
                         self._on_event(event)  # type: ignore[arg-type]
-        except (protocol.ProtocolError, OSError) as error:
-            reason = str(error)
+        except Exception as error:  # a handler of the application's logging, too: the end must be told
+            reason = str(error) if isinstance(error, protocol.ProtocolError) else f"{type(error).__name__}: {error}"
             self._process.kill()
         code = self._process.wait()
         self._stderr.join(1.0)

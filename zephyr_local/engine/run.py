@@ -42,7 +42,6 @@ class Run:
         self.cancelled = False
         self.cached_tokens: int | None = None
         self.full_text: list[str] = []
-        self.stopped = False
         self._sampler: Sampler | None = None
         self._characters, self._stops = Utf8Buffer(), StopBuffer(sampling.stop)
         self._logprobs: list[TokenLogprob] = []
@@ -53,6 +52,11 @@ class Run:
     def pending(self) -> int:
         """Tokens to decode before the next one can be sampled."""
         return len(self.target) - (len(self.sequence.tokens) if self.sequence is not None else 0)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string ended it."""
+        return self._stops.stopped
 
     @property
     def generated(self) -> list[int]:
@@ -74,8 +78,7 @@ class Run:
             return "stop"
         self.target.append(token)
         text = self._stops.feed(self._characters.feed(model.token_to_bytes(token)))
-        if self._stops.stopped:
-            self.stopped = True
+        if self.stopped:
             self._emit(text)
             return "stop"
         self._emit(text)
@@ -104,8 +107,8 @@ class Run:
         text = ""
         if not self.stopped:
             text = self._stops.feed(self._characters.finish())
-            if self._stops.stopped:
-                self.stopped, reason = True, "stop"
+            if self.stopped:
+                reason = "stop"
             else:
                 text += self._stops.finish()
         self.full_text.append(text)

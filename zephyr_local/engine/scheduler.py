@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from zephyr_local.chat_types import FinishReason
 from zephyr_local.engine.cancel import Cancelled
 from zephyr_local.engine.cells import CellLedger, Sequence, common_prefix
 from zephyr_local.engine.context import Segment
@@ -291,9 +292,9 @@ class Scheduler:
 
     # --- ends ---
 
-    def _finish(self, run: Run, reason: str) -> None:
+    def _finish(self, run: Run, reason: FinishReason) -> None:
         self._leave(run)
-        run.finish(reason)  # type: ignore[arg-type]
+        run.finish(reason)
 
     def _leave(self, run: Run) -> None:
         """Take a request out of the running ones; its sequence is kept for its prefix."""
@@ -307,11 +308,11 @@ class Scheduler:
     def _pause(self, run: Run) -> None:
         """Free a running answer's cells and put it at the head of the line."""
         self._running.remove(run)
+        self._waiting.appendleft(run)
         sequence, run.sequence = run.sequence, None
         if sequence is not None:
             self._kept.append(sequence)
             self._drop(sequence)
-        self._waiting.appendleft(run)
 
     def _drop(self, sequence: Sequence) -> None:
         self._truncate(sequence, 0)

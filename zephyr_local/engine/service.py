@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
+from zephyr_local.chat_template import EncodedChat
 from zephyr_local.chat_types import Finish, TokenLogprob
 from zephyr_local.engine import protocol
 from zephyr_local.engine.cancel import Cancelled
@@ -57,11 +58,11 @@ class Service:
         """Cancel everything, free the model, and wait for both."""
         self._closing.set()
         self._requests.put(None)
-        self._preparing.join()
         if self._scheduler is not None:
             self._scheduler.close()
+        _join(self._preparing)
         if self._loading is not None:
-            self._loading.join()
+            _join(self._loading)
 
     # --- the thread that prepares ---
 
@@ -91,8 +92,7 @@ class Service:
             chat = session.prompt.encode(request.messages)
             sink = _Sink(self, request.id)
             run = Run(chat.ids, request.sampling, sink)
-            sink.on_finish = lambda: session.prompt.remember(chat, run.generated, "".join(run.full_text))
-            sink.run = run
+            sink.on_finish = lambda: _remember(session, chat, run)
             self._submit(request.id, run, scheduler)
         elif isinstance(request, protocol.Embed):
             self._submit(request.id, EmbedRun(session.text_ids(request.text), _Sink(self, request.id)), scheduler)
@@ -143,8 +143,25 @@ class Service:
             if self._closing.is_set():
                 self._scheduler.close()
             self._scheduler.run()
+        except BaseException as error:  # the loop is lost: whoever waits is told, and whoever comes
+            if self._scheduler is not None:
+                self._scheduler.close()
+            with self._lock:
+                pending = list(self._pending)
+            for request_id in pending:
+                self._end(request_id, protocol.failure(request_id, error))
         finally:
             session.close()
+
+
+def _remember(session: Session, chat: EncodedChat, run: Run) -> None:
+    if not run.stopped:  # else the text ends before the tokens do
+        session.prompt.remember(chat, run.generated, "".join(run.full_text))
+
+
+def _join(thread: threading.Thread) -> None:
+    if thread is not threading.current_thread():  # where the garbage collector found the model
+        thread.join()
 
 
 class _Sink:
@@ -152,7 +169,6 @@ class _Sink:
 
     def __init__(self, service: Service, request_id: int) -> None:
         self._service, self._id = service, request_id
-        self.run: Run | None = None
         self.on_finish: Callable[[], None] | None = None
 
     def progress(self, done: int, total: int) -> None:
@@ -162,14 +178,16 @@ class _Sink:
         self._service._emit(protocol.TextEvent(self._id, text, logprobs))
 
     def finished(self, text: str, logprobs: tuple[TokenLogprob, ...], finish: Finish) -> None:
-        if self.on_finish is not None and self.run is not None and not self.run.stopped:
-            self.on_finish()
-        self.on_finish = self.run = None
-        self._service._end(self._id, protocol.Finished(self._id, text, finish, logprobs))
+        try:
+            if self.on_finish is not None:
+                self.on_finish()
+        finally:
+            self.on_finish = None
+            self._service._end(self._id, protocol.Finished(self._id, text, finish, logprobs))
 
     def embedded(self, embedding: list[float]) -> None:
         self._service._end(self._id, protocol.Result(self._id, tuple(embedding)))
 
     def failed(self, error: Exception) -> None:
-        self.on_finish = self.run = None
+        self.on_finish = None
         self._service._end(self._id, protocol.failure(self._id, error))

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import BinaryIO, Final
 
 from zephyr_local.engine import protocol
@@ -44,6 +45,9 @@ class Outbox:
                 self._stream.flush()
             except OSError:
                 os._exit(0)  # the application is gone
+            except BaseException:  # else nobody would hear of anything any more
+                traceback.print_exc()
+                os._exit(1)
 
 
 def joined(events: list[protocol.Event]) -> list[protocol.Event]:
