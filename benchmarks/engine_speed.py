@@ -74,20 +74,20 @@ def decode(bench: Bench) -> list[Line]:
     by_host: list[float] = []
     theirs: list[float] = []
     command = [bench.tools["llama-bench"], "-m", bench.model, "-t", bench.threads, "-p", 0, "-n", N_TOKENS]
-    with _load(bench) as zephyr:
-        _answer(zephyr, user(SHORT), 8)
 
-        def us() -> None:
+    def us() -> None:
+        with _load(bench) as zephyr:  # anew each time, as the peer: where a process's memory lies makes 4 % or so
+            _answer(zephyr, user(SHORT), 8)
             answer = _answer(zephyr, user(SHORT), N_TOKENS)
-            by_finish.append((N_TOKENS - 1) / answer.finish.completion_s)
-            by_host.append((N_TOKENS - 1) / (answer.last_at - answer.first_at))
-            print(f"  ours         {by_finish[-1]:7.2f} tokens/s, {by_host[-1]:.2f} by the host's clock", flush=True)
+        by_finish.append((N_TOKENS - 1) / answer.finish.completion_s)
+        by_host.append((N_TOKENS - 1) / (answer.last_at - answer.first_at))
+        print(f"  ours         {by_finish[-1]:7.2f} tokens/s, {by_host[-1]:.2f} by the host's clock", flush=True)
 
-        def peer() -> None:
-            theirs.append(json.loads(run_tool([*map(str, command), "-r", "1", "-o", "json"]))[0]["avg_ts"])
-            print(f"  llama-bench  {theirs[-1]:7.2f} tokens/s", flush=True)
+    def peer() -> None:
+        theirs.append(json.loads(run_tool([*map(str, command), "-r", "1", "-o", "json"]))[0]["avg_ts"])
+        print(f"  llama-bench  {theirs[-1]:7.2f} tokens/s", flush=True)
 
-        by_turns(bench.runs, us, peer)
+    by_turns(bench.runs, us, peer)
     print(f"  ours {spread(by_finish)}, llama-bench {spread(theirs)}")
     return [
         at_least("decode, one answer (Finish)", "tok/s", middle(by_finish), middle(theirs), 0.97),
@@ -102,25 +102,25 @@ def parallel(bench: Bench) -> list[Line]:
     """Four answers at once, beside llama-batched-bench."""
     ours: list[float] = []
     theirs: list[float] = []
+    chats = [user(f"{number} {PARALLEL_WORDS}") for number in range(1, N_PARALLEL + 1)]
     with _load(bench) as zephyr:
-        chats = [user(f"{number} {PARALLEL_WORDS}") for number in range(1, N_PARALLEL + 1)]
-        lengths = {zephyr.count_tokens(chat) for chat in chats}
-        (n_prompt,) = lengths
-        command = [bench.tools["llama-batched-bench"], "-m", bench.model, "-t", bench.threads, "-c", N_CTX]
-        command += ["-npp", n_prompt, "-ntg", N_TOKENS, "-npl", N_PARALLEL, "--output-format", "jsonl"]
+        (n_prompt,) = {zephyr.count_tokens(chat) for chat in chats}
+    command = [bench.tools["llama-batched-bench"], "-m", bench.model, "-t", bench.threads, "-c", N_CTX]
+    command += ["-npp", n_prompt, "-ntg", N_TOKENS, "-npl", N_PARALLEL, "--output-format", "jsonl"]
 
-        def us() -> None:
+    def us() -> None:
+        with _load(bench) as zephyr:
             for chat in chats:
                 zephyr.complete(chat, greedy(1))  # its prompt is in the cache then: what follows is all decoding
             ours.append(_aggregate_rate(zephyr, chats))
-            print(f"  ours                 {ours[-1]:7.2f} tokens/s", flush=True)
+        print(f"  ours                 {ours[-1]:7.2f} tokens/s", flush=True)
 
-        def peer() -> None:
-            (found,) = (json.loads(line) for line in run_tool(command).splitlines() if line.startswith("{"))
-            theirs.append(found["speed_tg"])
-            print(f"  llama-batched-bench  {theirs[-1]:7.2f} tokens/s", flush=True)
+    def peer() -> None:
+        (found,) = (json.loads(line) for line in run_tool(command).splitlines() if line.startswith("{"))
+        theirs.append(found["speed_tg"])
+        print(f"  llama-batched-bench  {theirs[-1]:7.2f} tokens/s", flush=True)
 
-        by_turns(bench.runs, us, peer)
+    by_turns(bench.runs, us, peer)
     print(f"  prompts of {n_prompt} tokens; ours {spread(ours)}, llama-batched-bench {spread(theirs)}")
     return [at_least(f"decode, {N_PARALLEL} answers at once", "tok/s", middle(ours), middle(theirs), 0.9)]
 

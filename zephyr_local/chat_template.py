@@ -37,6 +37,7 @@ ZEPHYR_TEMPLATE: Final = (
 )
 
 MAX_FILE_BYTES: Final = 64 << 10
+MAX_CHARACTER_BYTES: Final = 4  # in UTF-8; a token for each byte is the most that plain text can cost
 _ATTEMPTS: Final = 100  # one or two do; a vocabulary that was made to be unbreakable must not hold us for ever
 
 
@@ -284,8 +285,11 @@ def encode_chat(
 
 def _check_size(messages: Sequence[Message], vocabulary: Vocabulary) -> None:
     """Refuse what cannot fit before it costs anything: what falls back to bytes tokenises in quadratic time."""
+    most = MAX_CHARACTER_BYTES * sum(len(message.content) for message in messages)
+    if not vocabulary.n_ctx or most <= vocabulary.n_ctx:
+        return  # without having a model look at the whole of its vocabulary
     least = sum(vocabulary.least_tokens(message.content) for message in messages)
-    if vocabulary.n_ctx and least > vocabulary.n_ctx:
+    if least > vocabulary.n_ctx:
         raise ContextExceededError(
             f"the chat needs {least} tokens or more and the context holds {vocabulary.n_ctx}",
             "Shorten or clear the chat, or load the model with a larger n_ctx",

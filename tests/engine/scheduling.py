@@ -114,6 +114,7 @@ class Loop:
     def __init__(self, model: LlamaModel, settings: EngineSettings) -> None:
         self.model = model
         self.scheduler = Scheduler(model, settings)
+        self.scheduler.tell_s = 0.0  # a piece for each token
         self._thread = threading.Thread(target=self.scheduler.run, daemon=True)
 
     def __enter__(self) -> Loop:

@@ -30,6 +30,7 @@ MESSAGES = [
     protocol.Loaded(1, "name", ("a", "b"), 512, 32000),
     protocol.PrefillProgress(2, 3, 4),
     protocol.TextEvent(2, "text", (TokenLogprob(5, "t", -0.5, (TokenLogprob(6, "u", -1.0),)),)),
+    protocol.TextEvent(2, "\ud800 \N{WOMAN}\n", ()),
     protocol.Finished(2, "", FINISH),
     protocol.Result(3, (1.0, 2.5), ("x",)),
     protocol.Failed(3, "EngineError", "what", "remedy"),
@@ -52,6 +53,8 @@ def test_round_trip(message: protocol.Request | protocol.Event) -> None:
         b'["Cancel", [1, 2]]', b'["Cancel", [true]]', b'["Cancel", {"id": 1}]', b'["Hello", [1.5]]',
         b'["Tokenize", [1, null]]', b'["LoadProgress", [1, "0.5"]]', b'["Generate", [1, [["robot", "x"]], []]]',
         b'["Finished", [1, "", ["other", 1, 1, 1, 1, 1], []]]', b"[" * 100_000,
+        b'["TextEvent", [true, "a", []]]', b'["TextEvent", [1, 2, []]]', b'["TextEvent", [1, "a", [1]]]',
+        b'["TextEvent", [1, "a"]]', b'["TextEvent", 1]', b'["TextEvent", {"1": 1}]', b'["Cancel", [1]] ["Cancel", [1]]',
         json.dumps(["Load", [1, "p", [None, 0, None, -1, "f16", True, 4], None, False]]).encode(),  # n_batch 0
     ],
 )  # fmt: skip

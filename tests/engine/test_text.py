@@ -44,6 +44,7 @@ def take(script: Sequence[bytes | None], n_tokens: int = 200, n_prompt: int = 5,
         if reason is not None:
             run.finish(reason)
             break
+        run.tell()
     else:
         run.finish("cancelled")
     assert all(sink.pieces[:-1]), "only the last piece may be empty"
@@ -79,10 +80,10 @@ def test_invalid_bytes_become_the_replacement_character() -> None:
         ([b"one ", b"EN", b"D two", None], ("END",), ["one ", ""], 3),
         ([b"one E", b"N", b"x", None], ("END",), ["one ", "ENx", ""], 4),
         ([b"E", b"E", b"ND", b"z"], ("END",), ["E", ""], 3),
-        ([b"aEND"], ("END",), ["a", ""], 1),
+        ([b"aEND"], ("END",), ["a"], 1),
         ([b"E", b"N", None], ("END",), ["EN"], 3),
-        ([b"a", b"b", b"c", b"d"], ("abcd", "bc"), ["a", ""], 3),
-        ([b"abcd"], ("abcd", "bc"), ["a", ""], 1),
+        ([b"a", b"b", b"c", b"d"], ("abcd", "bc"), ["a"], 3),
+        ([b"abcd"], ("abcd", "bc"), ["a"], 1),
         ([b"x\xe2", b"\x82", b"\xac!"], ("€",), ["x", ""], 3),
         ([b"a\n", b"\n", b"b"], ("\n\n",), ["a", ""], 2),
         ([b"a", b"x\xe4", None], ("x\ufffd",), ["a", ""], 3),  # a stop string that the last character completes
@@ -120,7 +121,7 @@ def test_max_tokens_is_exact_even_inside_a_character() -> None:
     assert answer.text == "👋�"
     assert cost(answer.finish) == ("length", 6)
     answer = take([b"a", None], max_tokens=1)
-    assert (answer.sink.pieces, *cost(answer.finish)) == (["a", ""], "length", 1)
+    assert (answer.sink.pieces, *cost(answer.finish)) == (["a"], "length", 1)
     answer = take([None], max_tokens=1)
     assert (answer.sink.pieces, *cost(answer.finish)) == ([""], "stop", 1)
 

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 from zephyr_local.engine import protocol
@@ -43,62 +44,63 @@ class Waiter:
 
     def __init__(self, request_id: int, engine: Engine | None) -> None:
         self.id, self.engine = request_id, engine
-        self._events: deque[protocol.Event | ZephyrError] = deque()
-        self._changed = threading.Condition()
+        # Not a condition's: this is done for each token, beside a computation that has every core.
+        self._events: SimpleQueue[protocol.Event | ZephyrError] = SimpleQueue()
+        self._next: protocol.Event | ZephyrError | None = None  # taken from the queue to look at it
         self._on_event: Callable[[], object] | None = None
         self.ended = False
 
     def put(self, event: protocol.Event | ZephyrError) -> None:
-        with self._changed:
-            self._events.append(event)
-            if isinstance(event, (protocol.Loaded, protocol.Finished, protocol.Result, protocol.Failed, ZephyrError)):
-                self.ended = True
-            self._changed.notify_all()
-            listener = self._on_event
+        if isinstance(event, (protocol.Loaded, protocol.Finished, protocol.Result, protocol.Failed, ZephyrError)):
+            self.ended = True
+        self._events.put(event)
+        listener = self._on_event
         if listener is not None:
             with contextlib.suppress(Exception):  # the consumer's mistake, and this is the engine's thread
                 listener()
 
     def get(self) -> protocol.Event:
         """The next event; raises what the request failed with."""
-        with self._changed:
-            while not self._events:
-                self._changed.wait(_WAIT_S)
+        while self._next is None:
+            with contextlib.suppress(Empty):
+                self._next = self._events.get(timeout=_WAIT_S)
         event = self.poll()
         assert event is not None, "one consumer reads a waiter"
         return event
 
     def poll(self) -> protocol.Event | None:
         """The next event, text that has gathered joined; None where there is none yet. Raises as ``get`` does."""
-        with self._changed:
-            if not self._events:
-                return None
-            event = self._events.popleft()
-            if isinstance(event, protocol.TextEvent):
-                texts, logprobs = [event.text], list(event.logprobs)
-                while self._events and isinstance(following := self._events[0], protocol.TextEvent):
-                    self._events.popleft()
-                    texts.append(following.text)
-                    logprobs += following.logprobs
-                if len(texts) > 1:
-                    event = protocol.TextEvent(self.id, "".join(texts), tuple(logprobs))
+        event = self._take()
+        if isinstance(event, protocol.TextEvent):
+            gathered = [event]
+            while isinstance(following := self._take(), protocol.TextEvent):
+                gathered.append(following)
+            self._next = following
+            if len(gathered) > 1:
+                logprobs = tuple(entry for one in gathered for entry in one.logprobs)
+                event = protocol.TextEvent(self.id, "".join(one.text for one in gathered), logprobs)
         if isinstance(event, protocol.Failed):
             raise protocol.error_of(event)
         if isinstance(event, ZephyrError):
             raise event
         return event
 
+    def _take(self) -> protocol.Event | ZephyrError | None:
+        event, self._next = self._next, None
+        if event is None and not self._events.empty():
+            event = self._events.get()
+        return event
+
     def forget_after_fork(self) -> None:
         """In a forked process, where no event comes: end the request with an error."""
-        self._changed = threading.Condition()
+        self._events, self._next = SimpleQueue(), None  # another thread of the parent may hold the queue's lock
         self._on_event = None
         self.put(EngineError("the answer was asked for before this process was forked", "Ask again"))
 
     def listen(self, on_event: Callable[[], object]) -> None:
         """Have ``on_event`` called, on any thread, whenever there may be something to ``poll``."""
-        with self._changed:
-            self._on_event = on_event
-        on_event()
+        self._on_event = on_event
+        on_event()  # what came before
 
 
 class EngineClient:
@@ -227,8 +229,8 @@ class EngineClient:
         self._abandoned.append(waiter)
 
     def _leave_abandoned(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
+        while self._abandoned:
+            with contextlib.suppress(IndexError):  # another thread was sooner
                 self.leave(self._abandoned.popleft())
 
     def require_usable(self) -> None:

@@ -6,6 +6,7 @@ Semantics are those of ``llama.h`` in llama.cpp 0c1e57098.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from zephyr_local.engine.cancel import CancelFlag, Cancelled, native_check_address
-from zephyr_local.engine.llama import C, Native, forked_error, native_log
+from zephyr_local.engine.llama import (
+    C,
+    Native,
+    forked_error,
+    native_log,
+    quick_get_logits_ith,
+    quick_sampler_sample,
+)
 from zephyr_local.engine.samplers import Sampler
 from zephyr_local.errors import ContextExceededError, EngineError
 from zephyr_local.hardware import usable_cores
@@ -71,6 +79,8 @@ class Context:
         self.n_threads: int = C.llama_n_threads(self._context)
         self.n_vocab: int = C.llama_vocab_n_tokens(C.llama_model_get_vocab(model))
         self._row_type = ctypes.c_float * self.n_vocab
+        self._rows: dict[int, npt.NDArray[np.float32]] = {}
+        """Address of logits → a view of them; valid while llama.cpp names the address."""
         self.n_embd: int = C.llama_model_n_embd(model)
         self.aborts = not (C.llama_supports_gpu_offload() and settings.n_gpu_layers != 0)
         """Whether a decode can be ended in its middle: on the CPU."""
@@ -98,6 +108,8 @@ class Context:
                 C.llama_set_embeddings(self._context, embeddings)
                 self._embedding = embeddings
             status = C.llama_decode(self._context, self._batch.native)
+            if not self.aborts:  # a GPU works on, and what would wait for it later does not let go of the GIL
+                C.llama_synchronize(self._context)
             native_log.failure_is_asked_for = None
         if status == 0:
             return indices
@@ -140,14 +152,21 @@ class Context:
             C.llama_memory_seq_cp(C.llama_get_memory(self._context), source, target, 0, length)
 
     def sample(self, sampler: Sampler, index: int) -> int:
-        """Choose the token after the logits at ``index``. Raises EngineError where these are NaN or infinite."""
+        """Choose the token after the logits at ``index``.
+
+        Raises EngineError where one of these is NaN or infinite, or all are minus infinity: native samplers end the
+        process on them.
+        """
         with self._lock:
-            # Native samplers end the process on NaN.
-            if not np.isfinite(self._logits_view(index)).all():
+            logits = self._logits_view(index)
+            best = int(logits.argmax())  # which takes NaN for the greatest
+            if not math.isfinite(logits.item(best)):
                 raise EngineError(
                     f"{self._name} computes numbers that are not finite", "Its weights are damaged; get it again"
                 )
-            token: int = C.llama_sampler_sample(sampler.chain, self._context, index)
+            if sampler.is_plainly_greedy:
+                return best
+            token: int = quick_sampler_sample(sampler.chain, self._context, index)
             return token
 
     def logits(self, index: int) -> npt.NDArray[np.float32]:
@@ -173,12 +192,15 @@ class Context:
 
     def _logits_view(self, index: int) -> npt.NDArray[np.float32]:
         self._require_open()
-        pointer = C.llama_get_logits_ith(self._context, index)
-        if not pointer:
+        address = quick_get_logits_ith(self._context, index)
+        if not address:
             raise EngineError("there are no logits", "Evaluate some tokens first")
-        # What np.ctypeslib.as_array does, at a tenth of its cost: this runs for each token.
-        row = self._row_type.from_address(ctypes.addressof(pointer.contents))
-        return np.frombuffer(row, np.float32)
+        view = self._rows.get(address)
+        if view is None:
+            if len(self._rows) >= self.n_sequences:  # of buffers that are no more
+                self._rows.clear()
+            view = self._rows[address] = np.frombuffer(self._row_type.from_address(address), np.float32)
+        return view
 
     def _require_open(self) -> None:
         if self._context is None:
@@ -213,6 +235,11 @@ class _Batch:
         indices, end = [], 0
         for segment in segments:
             begin, end = end, end + len(segment.tokens)
+            if begin + 1 == end:  # the common case, at a tenth of the cost
+                self._tokens[begin], self._positions[begin] = segment.tokens[0], segment.start
+                self._sequences[begin], self._outputs[begin] = segment.sequence, all_outputs or segment.wants_logits
+                indices.append(begin if segment.wants_logits else -1)
+                continue
             self._tokens[begin:end] = segment.tokens
             self._positions[begin:end] = np.arange(segment.start, segment.start + len(segment.tokens))
             self._sequences[begin:end] = segment.sequence

@@ -13,11 +13,13 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import llama_cpp
 
+from zephyr_local.chat_template import MAX_CHARACTER_BYTES
 from zephyr_local.engine.load_watcher import LoadWatcher, Progress
 from zephyr_local.engine.native_log import NativeLog
 from zephyr_local.errors import ContextExceededError, EngineError
@@ -39,6 +41,25 @@ def _log_callback(level: int, text: bytes, _data: object) -> None:
     with contextlib.suppress(Exception):  # none may cross into C, and ctypes would print it
         native_log.write(level, text.decode("utf-8", "replace"))
 
+
+def _quick(name: str) -> Native:
+    """A function of llama.cpp that is called without letting go of the GIL.
+
+    For what takes microseconds and is called for each token: another thread that runs Python would take the GIL, and
+    the decode loop would wait for it, 5 ms each time.
+    """
+    library = llama_cpp.llama_cpp._lib
+    function = ctypes.PyDLL(library._name, handle=library._handle)[name]
+    declared = getattr(C, name)
+    function.argtypes, function.restype = declared.argtypes, declared.restype
+    return function
+
+
+quick_get_logits_ith = _quick("llama_get_logits_ith")
+quick_get_logits_ith.restype = ctypes.c_void_p  # an address costs less than a ctypes pointer
+quick_sampler_sample = _quick("llama_sampler_sample")
+_token_to_piece = _quick("llama_token_to_piece")
+_get_attribute, _is_end = _quick("llama_vocab_get_attr"), _quick("llama_vocab_is_eog")
 
 # Importing llama_cpp installs a callback that prints to stderr; this replaces it.
 C.llama_log_set(_log_callback, ctypes.c_void_p(0))
@@ -131,19 +152,28 @@ class LlamaModel:
         """The tokens that steer the model, text → id: control tokens, the unknown token, ends of generation."""
         self.byte_tokens: dict[int, int] = {}
         """Byte → id of the token that stands for it."""
-        self._max_token_bytes = 1
-        self._known_characters: set[str] = set()
+        self._ends = frozenset(token for token in range(self.n_vocab) if _is_end(vocab, token))
+        steering = {self.bos_id, self.eos_id, *self._ends}
+        self._pieces: dict[int, bytes] = {}  # those that were asked for
+        self._piece_buffer = ctypes.create_string_buffer(64)
         for token in range(self.n_vocab):
-            text: bytes = C.llama_vocab_get_text(vocab, token)
-            attributes = C.llama_vocab_get_attr(vocab, token)
-            steers = token in (self.bos_id, self.eos_id) or C.llama_vocab_is_eog(vocab, token)
-            if attributes & _CONTROL_ATTRIBUTES or steers:  # the latter whatever type the file gave them
-                self.control_tokens[text.decode("utf-8", "replace")] = token
+            attributes = _get_attribute(vocab, token)
+            if attributes & _CONTROL_ATTRIBUTES or token in steering:  # the latter whatever type the file gave them
+                self.control_tokens[self.token_text(token)] = token
             elif attributes & _BYTE_ATTRIBUTE:
-                self.byte_tokens[int(text[3:5], 16)] = token
-            else:
-                self._max_token_bytes = max(self._max_token_bytes, len(text))
-                self._known_characters.update(text.decode("utf-8", "replace"))
+                self.byte_tokens[int(self.token_text(token)[3:5], 16)] = token
+
+    @cached_property
+    def _longest_and_known(self) -> tuple[int, set[str]]:
+        """The bytes of the longest token that is plain text, and the characters of all of them."""
+        longest, known = 1, set[str]()
+        special = {*self.control_tokens.values(), *self.byte_tokens.values()}
+        for token in range(self.n_vocab):
+            if token not in special:
+                text = self.token_text(token)
+                longest = max(longest, len(text.encode("utf-8", "replace")))
+                known.update(text)
+        return longest, known
 
     # --- text and tokens ---
 
@@ -153,8 +183,7 @@ class LlamaModel:
         Raises ContextExceededError, before the work is done, where the text cannot fit the context: what falls back to
         bytes tokenises in quadratic time.
         """
-        least = self.least_tokens(text)
-        if self.n_ctx and least > self.n_ctx:
+        if self.n_ctx and MAX_CHARACTER_BYTES * len(text) > self.n_ctx < (least := self.least_tokens(text)):
             raise ContextExceededError(
                 f"the text needs {least} tokens or more and the context holds {self.n_ctx}",
                 "Shorten it, or load the model with a larger n_ctx",
@@ -175,28 +204,35 @@ class LlamaModel:
 
         A character that is in no token costs a token for each of its bytes, the others share the longest token.
         """
+        longest, known = self._longest_and_known
         n_known_bytes = n_unknown_bytes = 0
         for character, count in Counter(text).items():
             n_bytes = count * len(character.encode("utf-8", "replace"))
-            if character == " " or character in self._known_characters:
+            if character == " " or character in known:
                 n_known_bytes += n_bytes
             else:
                 n_unknown_bytes += n_bytes
-        return n_unknown_bytes + n_known_bytes // self._max_token_bytes
+        return n_unknown_bytes + n_known_bytes // longest
 
     def token_to_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for; none for control tokens. May be a part of a UTF-8 character."""
+        self._require_open()
+        if (piece := self._pieces.get(token)) is not None:
+            return piece
         if not 0 <= token < self.n_vocab:
             raise EngineError(f"the token {token} is outside 0 to {self.n_vocab - 1}", "Use a token of this model")
         with self._vocab_lock:
             self._require_open()
-            size = 64
-            while True:
-                buffer = ctypes.create_string_buffer(size)
-                written = C.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
-                if written >= 0:
-                    return buffer.raw[:written]
-                size = -written
+            written = self._write_piece(token)
+            if written < 0:
+                self._piece_buffer = ctypes.create_string_buffer(-written)
+                written = self._write_piece(token)
+            piece = self._pieces[token] = self._piece_buffer.raw[:written]
+            return piece
+
+    def _write_piece(self, token: int) -> int:
+        buffer = self._piece_buffer
+        return _token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)  # type: ignore[no-any-return]
 
     def token_text(self, token: int) -> str:
         """How the vocabulary writes a token, a control token included."""
@@ -208,10 +244,8 @@ class LlamaModel:
             return text.decode("utf-8", "replace")
 
     def is_end_of_generation(self, token: int) -> bool:
-        with self._vocab_lock:
-            self._require_open()
-            ends: bool = C.llama_vocab_is_eog(self._vocab, token)
-            return ends
+        self._require_open()
+        return token in self._ends
 
     # --- its parts and its end ---
 

@@ -42,6 +42,7 @@ class Run:
         self.cancelled = False
         self.cached_tokens: int | None = None
         self.full_text: list[str] = []
+        self._untold = ""
         self._sampler: Sampler | None = None
         self._characters, self._stops = Utf8Buffer(), StopBuffer(sampling.stop)
         self._logprobs: list[TokenLogprob] = []
@@ -69,7 +70,7 @@ class Run:
         return self._sampler
 
     def take(self, token: int, model: LlamaModel) -> FinishReason | None:
-        """Take the sampled token; a reason where the answer ends with it."""
+        """Take the sampled token, whose text ``tell`` tells; a reason where the answer ends with it."""
         self._last_at = time.perf_counter()
         if self.n_sampled == 0:
             self._first_at = self._last_at
@@ -77,11 +78,9 @@ class Run:
         if model.is_end_of_generation(token):
             return "stop"
         self.target.append(token)
-        text = self._stops.feed(self._characters.feed(model.token_to_bytes(token)))
+        self._untold += self._stops.feed(self._characters.feed(model.token_to_bytes(token)))
         if self.stopped:
-            self._emit(text)
             return "stop"
-        self._emit(text)
         limit = self.sampling.max_tokens
         if len(self.target) >= model.n_ctx or (limit is not None and self.n_sampled >= limit):
             return "length"
@@ -102,16 +101,20 @@ class Run:
 
         self._logprobs.append(entry(token, tuple(entry(int(one)) for one in best)))
 
+    def tell(self) -> None:
+        """Give the sink the text that it has not had yet."""
+        if text := self._take_text():
+            self.sink.text(text, self._take_logprobs())
+
     def finish(self, reason: FinishReason) -> None:
         """Tell the sink the end, with what was held back."""
-        text = ""
         if not self.stopped:
-            text = self._stops.feed(self._characters.finish())
+            self._untold += self._stops.feed(self._characters.finish())
             if self.stopped:
                 reason = "stop"
             else:
-                text += self._stops.finish()
-        self.full_text.append(text)
+                self._untold += self._stops.finish()
+        text = self._take_text()
         self.close()
         self.sink.finished(text, self._take_logprobs(), self._finish(reason))
 
@@ -123,10 +126,11 @@ class Run:
         if self._sampler is not None:
             self._sampler.close()
 
-    def _emit(self, text: str) -> None:
-        if text:
-            self.full_text.append(text)
-            self.sink.text(text, self._take_logprobs())
+    def _take_text(self) -> str:
+        taken, self._untold = self._untold, ""
+        if taken:
+            self.full_text.append(taken)
+        return taken
 
     def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
         taken, self._logprobs = tuple(self._logprobs), []

@@ -25,6 +25,8 @@ class Sampler:
 
     def __init__(self, chain: Native) -> None:
         self._chain = chain
+        self.is_plainly_greedy = False
+        """Whether it takes the token of the greatest logit, the first of several, and has no other stage."""
 
     @property
     def chain(self) -> Native:
@@ -66,6 +68,7 @@ def make_sampler(model: LlamaModel, sampling: Sampling, recent: Sequence[int] = 
     seed = secrets.randbelow(0xFFFFFFFF) if sampling.seed is None else sampling.seed
     if sampling.temperature < _GREEDY_BELOW:
         sampler.add(C.llama_sampler_init_greedy())
+        sampler.is_plainly_greedy = C.llama_sampler_chain_n(sampler.chain) == 1
     elif sampling.mirostat:
         _add_mirostat(sampler, model, sampling, seed)
     else:

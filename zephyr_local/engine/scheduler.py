@@ -27,6 +27,9 @@ _CHUNK_S: Final = 0.25  # how long others, or a cancel on a GPU, may wait for a 
 class Scheduler:
     """Runs requests on a loaded model. ``submit`` and ``cancel`` from any thread; ``run`` on one thread, the loop's."""
 
+    tell_s: float = 1 / 30
+    """Text is passed on this long after the last at the soonest, but for an answer's first and its end."""
+
     def __init__(self, model: LlamaModel, settings: EngineSettings) -> None:
         self._model, self._context = model, model.context
         self._n_batch, self._n_parallel = settings.n_batch, settings.n_parallel
@@ -40,6 +43,7 @@ class Scheduler:
         self._in_decode: tuple[Run | EmbedRun, ...] = ()  # those that may be cancelled in the middle of it
         self._closing = False
         self._clock = 0
+        self._told_at = 0.0
         self._rate = 0.0  # tokens of prefill a second
 
     # --- from any thread ---
@@ -213,6 +217,21 @@ class Scheduler:
         ]
         if not all(sound):
             self._clear_cache()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Pass on what the answers say: first words at once, then at a rate that is smooth to the eye.
+
+        Each event wakes two threads of the host on cores that compute: told token by token, a fast model is a percent
+        slower. Nothing is held back while others fill their prompts, which takes longer than a token.
+        """
+        now = time.perf_counter()
+        due = now - self._told_at >= self.tell_s or bool(self._inbox) or any(run.pending > 1 for run in self._running)
+        if due:
+            self._told_at = now
+        for run in self._running:
+            if due or run.n_sampled == 1:
+                run.tell()
 
     def _chunk(self, *, shared: bool) -> int:
         if not shared and self._context.aborts:
@@ -246,8 +265,7 @@ class Scheduler:
                 self._resume_after_abort(run, segment)
             return None
         finally:
-            with self._wake:
-                self._in_decode = ()
+            self._in_decode = ()  # a cancel that saw it sets the flag in vain: the next decode clears it
         self._clock += 1
         for (run, _), segment in zip(batch, segments, strict=True):
             self._ledger.append(_sequence(run), segment.tokens)
@@ -307,6 +325,7 @@ class Scheduler:
 
     def _pause(self, run: Run) -> None:
         """Free a running answer's cells and put it at the head of the line."""
+        run.tell()
         self._running.remove(run)
         self._waiting.appendleft(run)
         sequence, run.sequence = run.sequence, None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 import time
 import traceback
-from typing import BinaryIO, Final
+from typing import Final
 
 from zephyr_local.engine import protocol
 from zephyr_local.engine.native_log import LOGGER
@@ -18,36 +19,58 @@ _WATCH_S: Final = 1.0
 
 
 class Outbox:
-    """Writes events from a thread of its own, so that a full pipe never holds up who emits them.
+    """Writes events to a pipe; a full one never holds up who emits them.
 
-    What gathers meanwhile is written at once, and the text of one answer is joined.
+    While the pipe takes them, the thread that emits also writes: another would have to be woken for each token, on a
+    core that computes. What the pipe does not take gathers for a thread of the outbox's own, which joins the text of
+    each answer. Windows has no pipes that refuse rather than wait; there that thread writes everything.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._events: list[protocol.Event] = []
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._refuses = sys.platform != "win32"
+        if self._refuses:
+            os.set_blocking(descriptor, False)
         self._changed = threading.Condition()
-        threading.Thread(target=self._write_all, name="zephyr-local-outbox", daemon=True).start()
+        self._unsent = b""  # while there is some, the outbox's thread alone writes
+        self._events: list[protocol.Event] = []  # to be sent after it
+        threading.Thread(target=self._write_rest, name="zephyr-local-outbox", daemon=True).start()
 
     def put(self, event: protocol.Event) -> None:
         with self._changed:
-            self._events.append(event)
-            self._changed.notify()
+            if self._refuses and not self._unsent and not self._events:
+                self._unsent = self._write(protocol.encode(event))
+            else:
+                self._events.append(event)
+            if self._unsent or self._events:
+                self._changed.notify()
 
-    def _write_all(self) -> None:
-        while True:
-            with self._changed:
-                while not self._events:
-                    self._changed.wait()
-                events, self._events = self._events, []
-            try:
-                self._stream.write(b"".join(protocol.encode(event) for event in joined(events)))
-                self._stream.flush()
-            except OSError:
-                os._exit(0)  # the application is gone
-            except BaseException:  # else nobody would hear of anything any more
-                traceback.print_exc()
-                os._exit(1)
+    def _write_rest(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    while not self._unsent and not self._events:
+                        self._changed.wait()
+                    if not self._unsent:
+                        events, self._events = joined(self._events), []
+                        self._unsent = b"".join(map(protocol.encode, events))
+                if self._refuses:
+                    select.select([], [self._descriptor], [])
+                rest = self._write(self._unsent)
+                with self._changed:
+                    self._unsent = rest
+        except BaseException:  # else nobody would hear of anything any more
+            traceback.print_exc()
+            os._exit(1)
+
+    def _write(self, data: bytes) -> bytes:
+        """Write what the pipe takes; return the rest."""
+        try:
+            return data[os.write(self._descriptor, data) :]
+        except BlockingIOError:
+            return data
+        except OSError:
+            os._exit(0)  # the application is gone
 
 
 def joined(events: list[protocol.Event]) -> list[protocol.Event]:
@@ -90,7 +113,7 @@ def main() -> None:
     """Serve until stdin ends; returns never."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = os.fdopen(os.dup(0), "rb")
-    events = os.fdopen(os.dup(1), "wb")
+    events = os.dup(1)
     # What native code may print goes where the parent collects it, not among the events.
     os.dup2(2, 1)
     nothing = os.open(os.devnull, os.O_RDONLY)
