@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from zephyr_local.async_api import AsyncZephyr
     from zephyr_local.async_chat import AsyncChat
     from zephyr_local.chat import Chat
-    from zephyr_local.chat_fit import Dropped
-    from zephyr_local.chat_types import Finish, Message, Piece, Reply, TokenLogprob
+    from zephyr_local.chat_fit import Dropped, Policy
+    from zephyr_local.chat_types import Finish, FinishReason, Message, Piece, Reply, Role, TokenLogprob
     from zephyr_local.child_process import freeze_support
     from zephyr_local.errors import (
         CheckpointError,
@@ -49,13 +49,16 @@ __all__ = [
     "EngineError",
     "EngineSettings",
     "Finish",
+    "FinishReason",
     "InvalidInputError",
     "Message",
     "ModelFileError",
     "ModelNotFoundError",
     "OutputError",
     "Piece",
+    "Policy",
     "Reply",
+    "Role",
     "Sampling",
     "TemplateError",
     "TokenLogprob",
@@ -70,8 +73,8 @@ _HOMES = {
     "async_api": ("AsyncZephyr",),
     "async_chat": ("AsyncChat",),
     "chat": ("Chat",),
-    "chat_fit": ("Dropped",),
-    "chat_types": ("Finish", "Message", "Piece", "Reply", "TokenLogprob"),
+    "chat_fit": ("Dropped", "Policy"),
+    "chat_types": ("Finish", "FinishReason", "Message", "Piece", "Reply", "Role", "TokenLogprob"),
     "child_process": ("freeze_support",),
     "settings": ("EngineSettings", "Sampling"),
     "errors": (

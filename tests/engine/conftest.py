@@ -15,6 +15,7 @@ from zephyr_local.gguf_file import read_gguf
 from zephyr_local.settings import EngineSettings
 
 SETTINGS = EngineSettings(n_ctx=512, n_threads=1, kv_type="f32")
+SLOW = EngineSettings(n_ctx=4096, n_batch=512, n_threads=1, kv_type="f32")  # of the slow model
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +45,13 @@ def slow_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose prefill takes long enough to be cancelled in the middle (some 25 million weights)."""
     model = tiny_model(n_embd=512, n_head=8, n_head_kv=8, n_block=8, n_ff=1408, n_ctx_train=8192)
     return model.write(tmp_path_factory.mktemp("models") / "slow-zephyr.gguf")
+
+
+@pytest.fixture(scope="module")
+def slow(slow_path: Path) -> Iterator[LlamaModel]:
+    model = LlamaModel.load(slow_path, SLOW)
+    yield model
+    model.close()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine.conftest import SETTINGS
+from tests.engine.conftest import SETTINGS, SLOW
 from tests.engine.scheduling import (
     GREEDY,
     Answer,
@@ -31,9 +31,8 @@ from zephyr_local.engine.llama import LlamaModel
 from zephyr_local.engine.run import EmbedRun, Run
 from zephyr_local.engine.scheduler import Scheduler
 from zephyr_local.errors import EngineError
-from zephyr_local.settings import EngineSettings, Sampling
+from zephyr_local.settings import Sampling
 
-SLOW = EngineSettings(n_ctx=4096, n_batch=512, n_threads=1, kv_type="f32")
 WATCHDOG_S = 2.0  # measured some milliseconds
 
 
@@ -56,13 +55,6 @@ def start_and_cancel_at(loop: Loop, prompt: list[int], n_pieces: int, sampling: 
     sink.run = Run(prompt, sampling, sink)
     loop.scheduler.submit(sink.run)
     return Answer(sink.run, sink)
-
-
-@pytest.fixture(scope="module")
-def slow(slow_path: Path) -> Iterator[LlamaModel]:
-    model = LlamaModel.load(slow_path, SLOW)
-    yield model
-    model.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.engine.conftest import SETTINGS
-from tests.engine.scheduling import Collector, Loop, assert_nothing_leaks
+from tests.engine.conftest import SETTINGS, SLOW
+from tests.engine.scheduling import Answer, Collector, Loop, assert_nothing_leaks
 from tests.engine.test_scheduler import BAN_END, random_prompt, up_to
 from tests.llama_eval import Evaluator
 from zephyr_local.engine.context import Segment
 from zephyr_local.engine.llama import LlamaModel
 from zephyr_local.engine.run import EmbedRun
+from zephyr_local.engine.scheduler import Scheduler
 from zephyr_local.errors import ContextExceededError, EngineError
 from zephyr_local.settings import Sampling
 
@@ -153,3 +154,66 @@ def test_an_embedding_of_what_cannot_be(tiny: LlamaModel) -> None:
             loop.embed([])
         assert len(loop.embed([300] * 511)) == tiny.context.n_embd
         assert_nothing_leaks(loop)
+
+
+# --- how text is passed on ---
+
+
+def test_text_is_gathered_between_an_answers_first_token_and_its_end(tiny: LlamaModel) -> None:
+    with Loop(tiny, SETTINGS) as loop:
+        loop.scheduler.tell_s = 3600.0
+        the = Sampling(temperature=0.0, max_tokens=40, logit_bias={tiny.tokenize("the")[0]: 1000.0})
+        assert loop.answer([1, 300], the).sink.pieces[-1] == " the" * 39  # the hour begins
+        assert loop.answer([1, 301, 302], the).sink.pieces == [" the", " the" * 39]
+
+
+def test_text_is_not_held_back_while_another_fills_its_prompt(slow: LlamaModel) -> None:
+    """A chunk of a prompt takes longer than the text of the tokens beside it should wait."""
+    with Loop(slow, SLOW) as loop:
+        loop.scheduler.tell_s = 3600.0
+        filling: list[Answer] = []
+        during: list[str] = []
+
+        def on_text(text: str) -> None:
+            if not filling:
+                filling.append(loop.start(random_prompt(random.Random(1), 2000), up_to(1)))
+            elif filling[0].run.n_sampled == 0:
+                during.append(text)
+
+        answer = loop.start([1, 300], up_to(200), Collector(on_text=on_text))
+        assert answer.finish.completion_tokens == 200
+        assert filling[0].finish.completion_tokens == 1
+        assert len(during) > 3
+        assert answer.text == b"".join(map(slow.token_to_bytes, answer.tokens)).decode(errors="replace")
+
+
+def test_a_smooth_rate_loses_nothing(tiny: LlamaModel) -> None:
+    sampling = Sampling(temperature=0.0, max_tokens=60, logprobs=0, logit_bias=BAN_END)
+    with Loop(tiny, SETTINGS) as loop:
+        expected = [loop.answer([1, 300 + n], sampling) for n in range(3)]
+        for tell_s in (Scheduler.tell_s, 0.001):
+            loop.scheduler.tell_s = tell_s
+            for n, answer in enumerate(loop.start_all([[1, 300 + n] for n in range(3)], sampling)):
+                assert answer.wait().text == expected[n].text
+                assert len(answer.sink.logprobs) == 60
+                assert len(answer.sink.pieces) < len(expected[n].sink.pieces)
+
+
+def test_what_was_said_is_told_before_an_error(tiny: LlamaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Loop(tiny, SETTINGS) as loop:
+        loop.scheduler.tell_s = 3600.0
+        context, decode, left = loop.model.context, loop.model.context.decode, 10
+
+        def failing(segments: Sequence[Segment], **arguments: bool) -> list[int]:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise EngineError("the device is gone", "Plug it in")
+            return decode(segments, **arguments)
+
+        monkeypatch.setattr(context, "decode", failing)
+        the = Sampling(temperature=0.0, max_tokens=40, logit_bias={tiny.tokenize("the")[0]: 1000.0})
+        answer = loop.start([1, 300], the)
+        with pytest.raises(EngineError, match="the device is gone"):
+            answer.wait()
+        assert answer.text == " the" * 9

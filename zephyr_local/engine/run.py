@@ -119,6 +119,7 @@ class Run:
         self.sink.finished(text, self._take_logprobs(), self._finish(reason))
 
     def fail(self, error: Exception) -> None:
+        self.tell()
         self.close()
         self.sink.failed(error)
 
