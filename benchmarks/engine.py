@@ -4,11 +4,13 @@
     python benchmarks/engine.py
     python benchmarks/engine.py --model zephyr-7b-beta.Q4_K_M.gguf --only decode cold
 
-The same file and the same threads, both by turns in one run, medians of ``--runs``. Without ``--model`` a Q4_K_M file
+The same file and the same threads, both by turns in one run, each time in a new process, medians of ``--runs``; the
+ratio is the median of those of the pairs. Without ``--model`` a Q4_K_M file
 of the 1.1B shape with random weights and a real vocabulary is made in ``--folder``, once; ``--shape 7b`` takes the 7B
 file of that folder. The measures:
 
-  decode    one streamed answer of 128 tokens through the isolated API, beside llama-bench -n 128 -p 0
+  decode    one streamed answer of 128 tokens through the isolated API, asked two seconds after a short one (as a person
+            types; the engine moves its weights into huge pages meanwhile), beside llama-bench -n 128 -p 0
   parallel  four answers at once, their prompts in the cache, beside llama-batched-bench -npl 4
   cold      a new process to its first token, the file in the page cache, beside llama-completion -n 1 to its end
   chat      tokens that each turn of a chat prefills, and how many of it are new
@@ -70,7 +72,7 @@ def main() -> None:
     for name in given.only:
         print(f"{name}; load average {os.getloadavg()[0]:.1f}", flush=True)
         lines += MEASURES[name](bench)
-    print(f"\n{model.name}, {given.threads} threads, medians of {given.runs}")
+    print(f"\n{model.name}, {given.threads} threads, medians of {given.runs}, ratios of pairs")
     print_table(lines)
 
 

@@ -23,7 +23,6 @@ ROLES: Final = {
 
 _MARK: Final = "--zephyr-local-child"  # a frozen application's argv[1]
 _ROLE_VARIABLE: Final = "ZEPHYR_LOCAL_CHILD"  # in every child: it must start none by running an application anew
-_HUGE_PAGES: Final = "glibc.malloc.hugetlb=1"
 _BOOT: Final = (
     "import json,sys;path,role=json.loads(sys.argv[1]);sys.path[:]=path;"
     "from zephyr_local.child_process import run_child;run_child(role)"
@@ -35,7 +34,7 @@ def start_child(role: str) -> subprocess.Popen[bytes]:
 
     Raises EngineError where the system refuses, and in a frozen application that did not call ``freeze_support``.
     """
-    environment = _environment(role)
+    environment = os.environ | {_ROLE_VARIABLE: role, "GGML_NO_BACKTRACE": "1"}  # ggml would start a debugger
     if getattr(sys, "frozen", False):
         if os.environ.get(_ROLE_VARIABLE) == role:
             raise EngineError(
@@ -66,17 +65,6 @@ def start_child(role: str) -> subprocess.Popen[bytes]:
             f"the {role} process could not be started: {error.strerror or error}",
             "Check sys.executable, the limit on processes and the memory that is free",
         ) from None
-
-
-def _environment(role: str) -> dict[str, str]:
-    environment = os.environ | {_ROLE_VARIABLE: role, "GGML_NO_BACKTRACE": "1"}  # ggml would start a debugger
-    if sys.platform == "linux":
-        # Where the kernel gives huge pages to who asks, as most do, glibc's malloc then asks: llama.cpp repacks weights
-        # into memory that it reads from end to end for each token, and answers come 5 to 10 % faster.
-        given = environment.get("GLIBC_TUNABLES", "")
-        if _HUGE_PAGES.partition("=")[0] not in given:
-            environment["GLIBC_TUNABLES"] = f"{given}:{_HUGE_PAGES}" if given else _HUGE_PAGES
-    return environment
 
 
 def freeze_support() -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import llama_cpp
 
 from zephyr_local.chat_template import MAX_CHARACTER_BYTES
+from zephyr_local.engine.huge_pages import HugePages
 from zephyr_local.engine.load_watcher import LoadWatcher, Progress
 from zephyr_local.engine.native_log import NativeLog
 from zephyr_local.errors import ContextExceededError, EngineError
@@ -90,8 +91,9 @@ def devices() -> tuple[str, ...]:
 class LlamaModel:
     """A loaded model, its vocabulary and its context. Any thread may ask the vocabulary; calls wait for each other."""
 
-    def __init__(self, model: Native, context: Context | None, path: Path) -> None:
+    def __init__(self, model: Native, context: Context | None, path: Path, pages: HugePages) -> None:
         """Use :meth:`load`."""
+        self.pages = pages
         self._model, self._context, self._path = model, context, path
         self._vocab = C.llama_model_get_vocab(model)
         self._vocab_lock = threading.RLock()  # held to close
@@ -121,6 +123,7 @@ class LlamaModel:
         parameters.vocab_only = vocab_only
         parameters.progress_callback = C.llama_progress_callback(watcher.called)  # which the struct keeps alive
         native_log.clear()
+        pages = HugePages()
         model = C.llama_model_load_from_file(os.fsencode(path), parameters)
         if watcher.error is not None:
             if model:
@@ -131,6 +134,7 @@ class LlamaModel:
                 f"llama.cpp could not load {path}: {native_log.explanation()}",
                 "Check that the file is whole and that there is memory for it",
             )
+        pages.find()
         try:
             from zephyr_local.engine.context import Context  # which needs this module
 
@@ -138,7 +142,7 @@ class LlamaModel:
         except BaseException:
             C.llama_model_free(model)
             raise
-        return cls(model, context, path)
+        return cls(model, context, path, pages)
 
     def _read_facts(self) -> None:
         vocab = self._vocab

@@ -88,7 +88,7 @@ class Scheduler:
         """Serve requests until :meth:`close`."""
         while True:
             with self._wake:
-                while not (self._inbox or self._running or self._waiting or self._closing):
+                while not (busy := self._has_work()) and self._model.pages.done:
                     self._wake.wait()
                 self._waiting.extend(self._inbox)
                 self._inbox.clear()
@@ -97,6 +97,9 @@ class Scheduler:
                         run.cancelled = True
                     if not self._running and not self._waiting:
                         return
+            if not busy:
+                self._model.pages.move_one()
+                continue
             try:
                 self._drop_cancelled()
                 self._admit()
@@ -104,6 +107,9 @@ class Scheduler:
                     self._step()
             except Exception as error:  # of native code or ours: these requests are lost, the loop is not
                 self._fail_all(error)
+
+    def _has_work(self) -> bool:
+        return bool(self._inbox or self._running or self._waiting or self._closing)
 
     def _fail_all(self, error: Exception) -> None:
         for run in list(self._running):
