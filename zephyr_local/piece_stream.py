@@ -29,7 +29,7 @@ class PieceStream(Iterator[Piece]):
         """Use ``Zephyr.stream``."""
         self._model = model  # which would be closed if only its answer were kept
         self._client, self._make, self._on_prefill = model._client, make, on_prefill
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may cancel while its thread asks
         self._waiter: Waiter | None = None
         self._cancelled = self._closed = False
 

@@ -356,3 +356,39 @@ def test_a_close_while_the_engine_starts_ends_the_load(monkeypatch: pytest.Monke
     with pytest.raises(EngineError, match="closed"):
         model._client.load(shares.append)
     assert shares == []
+
+
+@posix
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_signal_handler_may_cancel_at_any_moment(isolated: bool) -> None:
+    """Also while its own thread holds a lock of the engine's: nothing waits for itself."""
+    program = f"""
+import faulthandler, random, signal, time
+from zephyr_local import Sampling, Zephyr
+dice = random.Random(1)
+def soon():
+    signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.0001, 0.002))
+faulthandler.dump_traceback_later(50, exit=True)
+sampling = Sampling(temperature=50.0, top_k=0, top_p=1.0, max_tokens=40)
+with Zephyr(isolated={isolated}) as zephyr:
+    n_handled, reasons, pieces = 0, set(), None
+    def handle(*_):
+        global n_handled
+        n_handled += 1
+        if pieces is not None:
+            pieces.cancel()
+        soon()
+    signal.signal(signal.SIGALRM, handle)
+    soon()
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        pieces = zephyr.stream({QUESTION!r}, sampling)
+        for piece in pieces:
+            if piece.finish is not None:
+                reasons.add(piece.finish.reason)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert n_handled > 100 and "cancelled" in reasons, (n_handled, reasons)
+    assert zephyr.complete({QUESTION!r}).text == {ANSWER!r}
+"""
+    done = run(program)
+    assert done.returncode == 0, done.stderr

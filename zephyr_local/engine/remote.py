@@ -34,7 +34,8 @@ class RemoteEngine:
         self._closing = False
         self.lost: EngineError | None = None
         """How it ended, where it has; set before ``on_lost`` is called."""
-        self._sending = threading.Lock()
+        self._unsent: deque[bytes] = deque()
+        self._sending = threading.Lock()  # nobody waits for it
         self._process = start_child("engine")
         self._reader = threading.Thread(target=self._read_events, name="zephyr-local-events", daemon=True)
         self._stderr = threading.Thread(target=self._read_stderr, name="zephyr-local-stderr", daemon=True)
@@ -46,11 +47,25 @@ class RemoteEngine:
         return self._process.pid
 
     def send(self, request: protocol.Request) -> None:
-        """Send a request; where the process has ended, ``on_lost`` tells it."""
-        data = memoryview(protocol.encode(request))
-        with self._sending, contextlib.suppress(OSError, ValueError):  # the reader sees the end
-            while data:
-                data = data[_pipe(self._process.stdin).write(data) :]
+        """Send a request; where the process has ended, ``on_lost`` tells it. A signal handler may do it at any moment."""
+        self._unsent.append(protocol.encode(request))
+        while self._unsent and self._sending.acquire(blocking=False):  # else who sends now sends this, too
+            try:
+                self._write_unsent()
+            finally:
+                self._sending.release()
+
+    def _write_unsent(self) -> None:
+        try:
+            while self._unsent:
+                data = self._unsent[0]  # which stays, should an exception (Ctrl+C) come while it is written
+                written = _pipe(self._process.stdin).write(data)
+                if written < len(data):
+                    self._unsent[0] = data[written:]
+                else:
+                    self._unsent.popleft()
+        except (OSError, ValueError):  # the reader sees the end
+            self._unsent.clear()
 
     def close(self) -> None:
         """End the process and wait for its end; it is killed where that takes too long. Closing twice is fine."""

@@ -29,7 +29,7 @@ class Service:
         """``emit`` is called on the service's threads and must not wait."""
         self._emit = emit
         self._requests: SimpleQueue[protocol.Request | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may cancel while its thread asks
         self._runs: dict[int, Run | EmbedRun] = {}
         self._pending: set[int] = set()  # requests that have not ended
         self._cancelled: set[int] = set()  # those of them that are to end as soon as they are runs
