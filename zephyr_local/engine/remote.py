@@ -47,7 +47,7 @@ class RemoteEngine:
         return self._process.pid
 
     def send(self, request: protocol.Request) -> None:
-        """Send a request; where the process has ended, ``on_lost`` tells it. A signal handler may do it at any moment."""
+        """Send a request, from a signal handler too; where the process has ended, ``on_lost`` tells it."""
         self._unsent.append(protocol.encode(request))
         while self._unsent and self._sending.acquire(blocking=False):  # else who sends now sends this, too
             try:
