@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -470,3 +471,32 @@ def test_a_model_that_is_closed_on_an_engine_thread_is_freed(tiny_path: Path, na
     for thread in set(threading.enumerate()) - before:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_arguments_of_another_type_are_refused_at_once_and_others_go_on(zephyr: Zephyr) -> None:
+    wrong: Any = {"temperature": 0}
+    beside = zephyr.stream(HELLO, ENDLESS)
+    next(beside)
+    process_id = zephyr.engine_process_id
+    for call in (
+        lambda: zephyr.stream(HELLO, wrong),
+        lambda: zephyr.complete(HELLO, wrong),
+        lambda: zephyr.chat(sampling=wrong),
+        lambda: zephyr.chat().ask("hello", wrong),
+        lambda: Zephyr(settings=wrong),
+        lambda: Zephyr(settings=Sampling()),  # type: ignore[arg-type]
+        lambda: Zephyr(isolated="no"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InvalidInputError, match="is of type"):
+            call()
+    assert zephyr.engine_process_id == process_id
+    assert list(beside)[-1].finish is not None
+
+
+def test_the_progress_of_a_chat_that_is_in_the_cache(zephyr: Zephyr) -> None:
+    zephyr.complete(HELLO, GREEDY)
+    steps: list[tuple[int, int]] = []
+    *_, last = zephyr.stream(HELLO, GREEDY, on_prefill=lambda done, total: steps.append((done, total)))
+    assert last.finish is not None
+    assert last.finish.cached_tokens == last.finish.prompt_tokens - 1
+    assert steps == [(last.finish.prompt_tokens, last.finish.prompt_tokens)]

@@ -13,7 +13,7 @@ from zephyr_local.chat_fit import Asked, Dropped, Policy, Room, Steps, fit, syst
 from zephyr_local.chat_tree import ChatTree
 from zephyr_local.chat_types import Message, ReplyParts
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.settings import Sampling
+from zephyr_local.settings import Sampling, require_kind
 
 _COUNT: Final = "Count from 0; -1 is the last turn"
 
@@ -62,6 +62,8 @@ class ChatState(Generic[_ModelT]):
         the model makes of them instead; both report it (:attr:`drops`). Without ``reserve_tokens`` it is the sampling's
         ``max_tokens``, at most half of the context, and without these the smaller of 256 and a quarter of the context.
         """
+        if sampling is not None:
+            require_kind(sampling, Sampling, "sampling")
         self.zephyr = zephyr
         self.sampling = sampling
         """How answers are sampled where a call does not say; None: as the model does by default."""
@@ -304,7 +306,12 @@ class Answering(ReplyParts):
 
     def sampling(self, sampling: Sampling | None) -> Sampling:
         """What was asked for, else the chat's, else the model's."""
-        return sampling or self._chat.sampling or self._chat.zephyr.default_sampling
+        if sampling is None:
+            sampling = self._chat.sampling
+        if sampling is None:
+            return self._chat.zephyr.default_sampling
+        require_kind(sampling, Sampling, "sampling")
+        return sampling
 
 
 def _busy() -> InvalidInputError:

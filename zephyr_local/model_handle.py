@@ -13,7 +13,7 @@ from zephyr_local.data import bundled_model_path
 from zephyr_local.engine import protocol
 from zephyr_local.engine.client import EngineClient
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, Sampling
+from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, Sampling, require_kind
 
 MessageLike = Message | Mapping[str, object]
 
@@ -29,14 +29,15 @@ class ModelHandle:
         template: str | os.PathLike[str] | None = None,
         isolated: bool = True,
     ) -> None:
+        settings = EngineSettings() if settings is None else settings
+        require_kind(settings, EngineSettings, "settings")
+        require_kind(isolated, bool, "isolated")
         file = bundled_model_path() if path is None else Path(path)
         self.default_sampling = BUNDLED_MODEL_SAMPLING if path is None else Sampling()
         """How answers are sampled where they are not told."""
         is_file = template is not None and template != "zephyr"
         name = None if template is None else str(Path(template).absolute()) if is_file else os.fspath(template)
-        self._client = EngineClient(
-            str(file.absolute()), settings or EngineSettings(), (name, is_file), isolated=isolated
-        )
+        self._client = EngineClient(str(file.absolute()), settings, (name, is_file), isolated=isolated)
         self._loaded: protocol.Loaded | None = None
         _open_models.add(self)
 
@@ -77,7 +78,8 @@ class ModelHandle:
     def _generate(
         self, messages: Iterable[MessageLike], sampling: Sampling | None
     ) -> Callable[[int], protocol.Request]:
-        parsed, chosen = self._parsed(messages), sampling or self.default_sampling
+        parsed, chosen = self._parsed(messages), self.default_sampling if sampling is None else sampling
+        require_kind(chosen, Sampling, "sampling")
         return lambda request_id: protocol.Generate(request_id, parsed, chosen)
 
 

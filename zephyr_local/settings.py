@@ -13,6 +13,9 @@ KVType = Literal["f16", "f32", "q8_0"]
 DEFAULT_N_CTX = 4096
 """Tokens of context where neither the user nor a smaller model says otherwise."""
 
+N_CTX_STEP = 256
+"""llama.cpp rounds n_ctx up to a multiple of it."""
+
 MAX_N_CTX = 1 << 20
 MAX_THREADS = 512  # llama.cpp aborts the process at some thousands of threads
 MAX_PARALLEL = 64
@@ -28,6 +31,12 @@ _MAX_BREAKER_BYTES = 40  # llama.cpp cuts a longer one off, in the middle of a c
 def _require(condition: bool, problem: str, remedy: str) -> None:
     if not condition:
         raise InvalidInputError(problem, remedy)
+
+
+def require_kind(value: object, kind: type, name: str) -> None:
+    """Refuse an argument of another type, which would otherwise fail in the engine, far from who gave it."""
+    if not isinstance(value, kind):
+        raise InvalidInputError(f"{name} is of type {type(value).__name__}", f"Give one of type {kind.__name__}")
 
 
 def _is_number(value: object, *, whole: bool = False) -> bool:
@@ -59,7 +68,7 @@ class EngineSettings:
     """How a model is loaded. Names are llama.cpp's."""
 
     n_ctx: int | None = None
-    """Context in tokens; None: the smaller of 4096 and what the model was trained for."""
+    """Tokens of context, rounded up to a multiple of 256; None: 4096, or what the model was trained for if less."""
     n_batch: int = 512
     """Tokens in one prefill step: also how long a GPU takes to notice a cancel."""
     n_threads: int | None = None

@@ -351,3 +351,15 @@ def test_numbers_that_are_not_finite_do_not_reach_the_sampler(tmp_path: Path) ->
     with pytest.raises(EngineError, match="not finite"):
         evaluator.sample(make_sampler(model, GREEDY))
     model.close()
+
+
+@pytest.mark.parametrize(("n_ctx", "n_parallel", "expected"), [(8, 1, 256), (8, 64, 256), (257, 4, 512)])
+def test_a_context_smaller_than_its_sequences(tiny_path: Path, n_ctx: int, n_parallel: int, expected: int) -> None:
+    """llama.cpp ends the process where it gets fewer tokens of context than sequences."""
+    settings = EngineSettings(n_ctx=n_ctx, n_parallel=n_parallel, n_threads=1)
+    model = LlamaModel.load(tiny_path, settings)
+    assert model.n_ctx == expected
+    evaluator = Evaluator(model)
+    evaluator.evaluate([1, 300])
+    assert np.isfinite(evaluator.logits()).all()
+    model.close()

@@ -28,7 +28,7 @@ from zephyr_local.engine.llama import (
 from zephyr_local.engine.samplers import Sampler
 from zephyr_local.errors import ContextExceededError, EngineError
 from zephyr_local.hardware import usable_cores
-from zephyr_local.settings import DEFAULT_N_CTX, EngineSettings
+from zephyr_local.settings import DEFAULT_N_CTX, N_CTX_STEP, EngineSettings
 
 KEPT_SEQUENCES: Final = 8
 """Sequence ids besides those of running answers: finished chats, kept for their prefix."""
@@ -255,7 +255,8 @@ def _open(model: Native, settings: EngineSettings, n_batch: int, n_sequences: in
     n_ctx = settings.n_ctx or min(DEFAULT_N_CTX, C.llama_model_n_ctx_train(model))
     n_threads = min(settings.n_threads or usable_cores(), os.cpu_count() or 1)
     parameters = C.llama_context_default_params()
-    parameters.n_ctx = n_ctx  # llama.cpp rounds it up to a multiple of 256
+    # As llama.cpp would, which ends the process where it was given less than there are sequences.
+    parameters.n_ctx = n_ctx = -(-n_ctx // N_CTX_STEP) * N_CTX_STEP
     parameters.n_batch = n_batch
     parameters.n_ubatch = min(n_batch, _MAX_UBATCH)
     parameters.n_seq_max = n_sequences

@@ -19,6 +19,7 @@ from zephyr_local.errors import EngineCrashed, EngineError
 
 _LEAVE_S: Final = 5.0  # how long a process that was told to end may take before it is killed
 _SHOWN_LINES: Final = 5
+_OF_MEMORY: Final = ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGBUS")  # how a lack of memory may end it
 
 
 class RemoteEngine:
@@ -154,11 +155,14 @@ class RemoteEngine:
         else:
             how = f"ended with exit code {code}"
         lines = tuple(line for _, line in self._log)
-        telling = [line for level, line in self._log if level >= logging.WARNING] or list(lines)
+        telling = [line for level, line in self._log if level >= logging.WARNING]
         said = f"; it last said: {'; '.join(telling[-_SHOWN_LINES:])}" if telling else ""
+        remedy = "The next call starts it again"
+        if name in _OF_MEMORY or code > 0:
+            remedy += "; if that fails too, use a smaller n_ctx or fewer n_gpu_layers"
         return EngineCrashed(
             f"the engine process {how}{said}",
-            "The next call starts it again; if that fails too, use a smaller n_ctx or fewer n_gpu_layers",
+            remedy,
             signal=name,
             native_log=lines,
         )

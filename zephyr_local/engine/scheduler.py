@@ -214,8 +214,9 @@ class Scheduler:
             return
         if filling is not None and batch[-1][0] is filling:
             self._measure(batch[-1][1], time.perf_counter() - started)
-            if filling.n_sampled == 0:
-                filling.sink.progress(filling.prompt_tokens - filling.pending, filling.prompt_tokens)
+        for run, _ in batch:
+            if run.n_sampled == 0:
+                run.sink.progress(run.prompt_tokens - run.pending, run.prompt_tokens)
         sound = [
             self._sample(run, index)
             for (run, _), index in zip(batch, indices, strict=True)

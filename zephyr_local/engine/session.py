@@ -13,12 +13,11 @@ from zephyr_local.engine.prompt import PromptEncoder
 from zephyr_local.gguf_check import check_runnable
 from zephyr_local.gguf_file import GGUFFile
 from zephyr_local.gguf_split import read_model
-from zephyr_local.settings import EngineSettings
+from zephyr_local.settings import N_CTX_STEP, EngineSettings
 
 # The converter's own key, which is only text to llama.cpp, and that of files in use, which llama.cpp 0c1e57098 does not
 # read for this architecture (src/models/llama.cpp).
 _WINDOW_KEYS: Final = ("zephyr_local.sliding_window", "llama.attention.sliding_window")
-_N_CTX_STEP: Final = 256  # llama.cpp rounds n_ctx up to a multiple of it
 
 
 class Session:
@@ -93,7 +92,7 @@ def sliding_window_notice(gguf: GGUFFile, n_ctx: int) -> str | None:
     window = min((value for value in windows if isinstance(value, int) and value > 0), default=n_ctx)
     if n_ctx <= window:
         return None
-    within = window // _N_CTX_STEP * _N_CTX_STEP
+    within = window // N_CTX_STEP * N_CTX_STEP
     remedy = f"to stay within it, use --n-ctx {within} (n_ctx={within})" if within else "keep chats shorter than that"
     return (
         f"the model was trained with attention over the last {window} tokens, and the context is {n_ctx}; llama.cpp "
