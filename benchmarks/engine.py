@@ -11,6 +11,7 @@ file of that folder. The measures:
 
   decode    one streamed answer of 128 tokens through the isolated API, asked two seconds after a short one (as a person
             types; the engine moves its weights into huge pages meanwhile), beside llama-bench -n 128 -p 0
+  busy      the same while another process has a core's worth of work
   parallel  four answers at once, their prompts in the cache, beside llama-batched-bench -npl 4
   cold      a new process to its first token, the file in the page cache, beside llama-completion -n 1 to its end
   chat      tokens that each turn of a chat prefills, and how many of it are new
@@ -35,11 +36,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.engine_bench import ROOT, Bench, Line, print_table
 from benchmarks.engine_faults import cancels, chat, kills
 from benchmarks.engine_model import SHAPES, model_file
-from benchmarks.engine_speed import cold, decode, imports, memory, parallel
+from benchmarks.engine_speed import busy, cold, decode, imports, memory, parallel
 from benchmarks.reference.build import DEFAULT_FOLDER, NotBuiltError, reference_tools
 
 MEASURES: dict[str, Callable[[Bench], list[Line]]] = {
     "decode": decode,
+    "busy": busy,
     "parallel": parallel,
     "cold": cold,
     "chat": chat,

@@ -71,6 +71,25 @@ def _answer(zephyr: Zephyr, messages: tuple[Message, ...], n_tokens: int) -> _Ti
 
 def decode(bench: Bench) -> list[Line]:
     """One streamed answer, beside llama-bench's tg128."""
+    by_finish, by_host, theirs = _decode_rates(bench)
+    return [
+        at_least("decode, one answer (Finish)", "tok/s", by_finish, theirs, 0.97),
+        at_least("decode, one answer (host's clock)", "tok/s", by_host, theirs, 0.97),
+    ]
+
+
+def busy(bench: Bench) -> list[Line]:
+    """The same while another process has a core's worth of work."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            by_finish, _, theirs = _decode_rates(bench)
+        finally:
+            other.kill()
+    return [at_least("decode beside a busy process", "tok/s", by_finish, theirs, 1.0)]
+
+
+def _decode_rates(bench: Bench) -> tuple[list[float], list[float], list[float]]:
+    """Tokens a second: ours by the Finish and by the host's clock, and llama-bench's."""
     by_finish: list[float] = []
     by_host: list[float] = []
     theirs: list[float] = []
@@ -91,10 +110,7 @@ def decode(bench: Bench) -> list[Line]:
 
     by_turns(bench.runs, us, peer)
     print(f"  ours {spread(by_finish)}, llama-bench {spread(theirs)}")
-    return [
-        at_least("decode, one answer (Finish)", "tok/s", by_finish, theirs, 0.97),
-        at_least("decode, one answer (host's clock)", "tok/s", by_host, theirs, 0.97),
-    ]
+    return by_finish, by_host, theirs
 
 
 # --- 2

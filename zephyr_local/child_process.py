@@ -23,6 +23,7 @@ ROLES: Final = {
 
 _MARK: Final = "--zephyr-local-child"  # a frozen application's argv[1]
 _ROLE_VARIABLE: Final = "ZEPHYR_LOCAL_CHILD"  # in every child: it must start none by running an application anew
+_SPIN_COUNT: Final = "1000"  # what libgomp itself takes where it has more threads than cores
 _BOOT: Final = (
     "import json,sys;path,role=json.loads(sys.argv[1]);sys.path[:]=path;"
     "from zephyr_local.child_process import run_child;run_child(role)"
@@ -34,7 +35,7 @@ def start_child(role: str) -> subprocess.Popen[bytes]:
 
     Raises EngineError where the system refuses, and in a frozen application that did not call ``freeze_support``.
     """
-    environment = os.environ | {_ROLE_VARIABLE: role, "GGML_NO_BACKTRACE": "1"}  # ggml would start a debugger
+    environment = _environment(role)
     if getattr(sys, "frozen", False):
         if os.environ.get(_ROLE_VARIABLE) == role:
             raise EngineError(
@@ -65,6 +66,15 @@ def start_child(role: str) -> subprocess.Popen[bytes]:
             f"the {role} process could not be started: {error.strerror or error}",
             "Check sys.executable, the limit on processes and the memory that is free",
         ) from None
+
+
+def _environment(role: str) -> dict[str, str]:
+    environment = os.environ | {_ROLE_VARIABLE: role, "GGML_NO_BACKTRACE": "1"}  # ggml would start a debugger
+    if "OMP_WAIT_POLICY" not in environment:
+        # Threads of llama.cpp wait for each other hundreds of times a token. By libgomp's default they then spin for
+        # milliseconds, also where the one that they wait for has no core because another process has it.
+        environment.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+    return environment
 
 
 def freeze_support() -> None:
