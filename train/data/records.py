@@ -1,0 +1,187 @@
+"""JSONL, JSON and Parquet, a record at a time; outputs are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+from zephyr_local.errors import InvalidInputError, OutputError
+from zephyr_local.folder_sync import sync_folder
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+MAX_LINE_BYTES = 64 << 20
+PARQUET_BATCH_ROWS = 1024
+
+
+class Record(NamedTuple):
+    """One record, and where it stands: ``file.jsonl:17`` (line or row, from 1)."""
+
+    where: str
+    value: Mapping[str, Any]
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of one file, in order: JSONL a line at a time, Parquet a batch of rows at a time, JSON (an array of
+    objects, as AlpacaEval and ShareGPT publish) whole.
+
+    Raises InvalidInputError for a file that is not there or is not what its name says, naming the line.
+    """
+    if path.suffix not in SUFFIXES:
+        raise InvalidInputError(f"{path} is none of {', '.join(SUFFIXES)}", "Convert it, or rename it to what it is")
+    if not path.is_file():
+        raise InvalidInputError(f"there is no file {path}", "Check the path")
+    reader = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}[path.suffix]
+    yield from reader(path)
+
+
+def _read_jsonl(path: Path) -> Iterator[Record]:
+    with path.open("rb") as stream:
+        number = 0
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            where = f"{path.name}:{number}"
+            if len(line) > MAX_LINE_BYTES:
+                raise InvalidInputError(f"{where} is longer than {MAX_LINE_BYTES} bytes", "Write one record a line")
+            if line.strip():
+                yield Record(where, _object(_parse(line, where), where))
+
+
+def _read_json(path: Path) -> Iterator[Record]:
+    values = _parse(path.read_bytes(), path.name)
+    if isinstance(values, Mapping):
+        values = [values]
+    if not isinstance(values, list):
+        raise InvalidInputError(f"{path} holds no array of records", "Give a JSON array of objects, or JSONL")
+    for number, value in enumerate(values, start=1):
+        where = f"{path.name}:{number}"
+        yield Record(where, _object(value, where))
+
+
+def _parse(data: bytes, where: str) -> Any:  # noqa: ANN401 — whatever JSON holds
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{where} is not JSON: {error}", "Mend or remove that record") from None
+
+
+def _object(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{where} is no JSON object", "Write each record as an object")
+    return value
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Record(f"{path.name}:{number}", value)
+    except pyarrow.ArrowException as error:
+        raise InvalidInputError(f"{path} is no Parquet file: {error}", "Fetch it again") from None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file so that it is whole or absent."""
+    with _Part(path) as part:
+        part.stream.write(data)
+
+
+class _Part:
+    """A file under a temporary name beside its target, which gets the target's name when the block ends well."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.stream: IO[bytes]
+
+    def __enter__(self) -> Self:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=f".{self.target.name}.", suffix=".part", dir=self.target.parent)
+        except OSError as error:
+            raise OutputError(f"{self.target} cannot be written: {error.strerror}", "Choose another place") from None
+        self.path = Path(name)
+        self.stream = os.fdopen(descriptor, "wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.stream.flush()
+                os.fsync(self.stream.fileno())
+                self.stream.close()
+                self.path.chmod(0o644)
+                self.path.replace(self.target)
+                sync_folder(self.target.parent)
+        except OSError as problem:
+            remedy = "Free some space or choose another place"
+            raise OutputError(f"{self.target} cannot be written: {problem.strerror}", remedy) from None
+        finally:
+            with suppress(OSError):
+                self.stream.close()
+            self.path.unlink(missing_ok=True)
+
+
+class RecordWriter:
+    """Writes records to a .jsonl or .parquet file, which is whole or absent: it gets its name when the block ends well.
+
+    ``with RecordWriter(path) as out: out.write({...})``. Parquet takes its columns from the first batch of rows.
+    """
+
+    def __init__(self, target: Path) -> None:
+        if target.suffix not in (".jsonl", ".parquet"):
+            raise InvalidInputError(f"{target} is neither .jsonl nor .parquet", "Name the output with one of the two")
+        self._part = _Part(target)
+        self._rows: list[Mapping[str, Any]] = []
+        self._parquet: Any = None
+        self.n_written = 0
+
+    def __enter__(self) -> Self:
+        self._part.__enter__()
+        return self
+
+    def write(self, value: Mapping[str, Any]) -> None:
+        """One record of JSON values."""
+        self.n_written += 1
+        if self._part.target.suffix == ".jsonl":
+            self._part.stream.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+            return
+        self._rows.append(value)
+        if len(self._rows) >= PARQUET_BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        if self._parquet is None:
+            table = pyarrow.Table.from_pylist(self._rows)
+            self._parquet = pyarrow.parquet.ParquetWriter(self._part.stream, table.schema)
+        else:
+            table = pyarrow.Table.from_pylist(self._rows, schema=self._parquet.schema)
+        self._parquet.write_table(table)
+        self._rows = []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._part.target.suffix == ".parquet":
+                self._flush()
+                self._parquet.close()
+        except BaseException as problem:
+            self._part.__exit__(type(problem), problem, None)
+            raise
+        self._part.__exit__(kind, error, trace)
