@@ -25,10 +25,10 @@ from zephyr_local.chat_types import Message
 from zephyr_local.convert.hf_to_gguf import ConvertOptions, convert_checkpoint
 from zephyr_local.quantize.types import FileType
 from zephyr_local.settings import Sampling
-from zephyr_local.train.tiny_card import FRONT_MATTER, TrainingReport, exam_table, mistakes_text, model_card, samples
-from zephyr_local.train.tiny_dialogues import dialogues, exam
-from zephyr_local.train.tiny_exam import LONGEST_ANSWER, Answerer, checkpoint_answerer, take_exam
-from zephyr_local.train.tiny_tokenizer import (
+from zephyr_local.train.tiny.card import FRONT_MATTER, TrainingReport, exam_table, mistakes_text, model_card, samples
+from zephyr_local.train.tiny.dialogues import dialogues, exam
+from zephyr_local.train.tiny.exam import LONGEST_ANSWER, Answerer, checkpoint_answerer, take_exam
+from zephyr_local.train.tiny.tokenizer import (
     BOS_ID,
     EOS_ID,
     ChatVocabulary,

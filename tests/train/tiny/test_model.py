@@ -12,11 +12,11 @@ import torch
 from transformers import AutoTokenizer, MistralForCausalLM
 
 from zephyr_local.chat_types import Message
-from zephyr_local.train.tiny_card import TrainingReport, exam_table, model_card
-from zephyr_local.train.tiny_dialogues import dialogues
-from zephyr_local.train.tiny_exam import Score
+from zephyr_local.train.tiny.card import TrainingReport, exam_table, model_card
+from zephyr_local.train.tiny.dialogues import dialogues
+from zephyr_local.train.tiny.exam import Score
+from zephyr_local.train.tiny.tokenizer import BOS_ID, EOS_ID, ROLE_PIECES, ChatVocabulary
 from zephyr_local.train.tiny_model import TinySettings, batches, make_checkpoint
-from zephyr_local.train.tiny_tokenizer import BOS_ID, EOS_ID, ROLE_PIECES, ChatVocabulary
 
 SMALL = TinySettings(
     vocab_size=768,

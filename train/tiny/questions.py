@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from zephyr_local.train import tiny_facts as table
+from zephyr_local.train.tiny import facts as table
 
 EXAM_SHARE = 8
 """One of so many pairs of a fact and a wording is kept out of training, for the exam."""

@@ -6,9 +6,9 @@ import itertools
 import random
 import re
 
-from zephyr_local.train.tiny_dialogues import TOPIC_WEIGHTS, Dialogue, as_typed, dialogues, exam, styled
-from zephyr_local.train.tiny_questions import Fact, all_facts, bare
-from zephyr_local.train.tiny_tokenizer import chat_parts
+from zephyr_local.train.tiny.dialogues import TOPIC_WEIGHTS, Dialogue, as_typed, dialogues, exam, styled
+from zephyr_local.train.tiny.questions import Fact, all_facts, bare
+from zephyr_local.train.tiny.tokenizer import chat_parts
 
 CONTROL_STRINGS = ("<s>", "</s>", "<unk>", "<|user|>", "<|assistant|>", "<|system|>", "<0x0A>")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zephyr_local.chat_types import Message
-from zephyr_local.train.tiny_exam import Answerer, Mistake, Score
+from zephyr_local.train.tiny.exam import Answerer, Mistake, Score
 
 FRONT_MATTER = """---
 model_name: zephyr-tiny

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from zephyr_local.train import tiny_facts as table
-from zephyr_local.train.tiny_questions import CAPITAL, CONTINENT, Fact, invented_word, is_held_out
+from zephyr_local.train.tiny import facts as table
+from zephyr_local.train.tiny.questions import CAPITAL, CONTINENT, Fact, invented_word, is_held_out
 
 THINGS = (
     "the internet", "a computer", "music", "love", "history", "physics", "quantum physics", "football", "chess",

@@ -10,8 +10,8 @@ from functools import cache
 from typing import Literal
 
 from zephyr_local.chat_types import Message
-from zephyr_local.train.tiny_questions import FIRST_WORDS, OPERATIONS, Fact, all_facts
-from zephyr_local.train.tiny_unknown import unknown_fact
+from zephyr_local.train.tiny.questions import FIRST_WORDS, OPERATIONS, Fact, all_facts
+from zephyr_local.train.tiny.unknown import unknown_fact
 
 Style = Literal["plain", "brief", "pirate"]
 

@@ -9,8 +9,8 @@ import torch
 from transformers import MistralForCausalLM
 
 from zephyr_local.chat_types import Message
-from zephyr_local.train.tiny_dialogues import ExamQuestion
-from zephyr_local.train.tiny_tokenizer import EOS_ID, ChatVocabulary
+from zephyr_local.train.tiny.dialogues import ExamQuestion
+from zephyr_local.train.tiny.tokenizer import EOS_ID, ChatVocabulary
 
 Answerer = Callable[[Sequence[Message]], str]
 LONGEST_ANSWER = 60  # tokens
