@@ -38,6 +38,7 @@ class PieceVocabulary:
     def __init__(self, vocabulary: Vocabulary, *, add_bos: bool) -> None:
         if vocabulary.bos_id is None or vocabulary.eos_id is None:
             raise TemplateError("the vocabulary has no start or no end token", "Use the base model's tokenizer files")
+        self.source = vocabulary
         self.bos_id, self.eos_id, self.add_bos = vocabulary.bos_id, vocabulary.eos_id, add_bos
         self._texts = vocabulary.tokens
         steering = (TokenKind.CONTROL, TokenKind.UNKNOWN)

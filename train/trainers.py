@@ -1,0 +1,114 @@
+"""TRL's trainers, fed with ids of ours; TRL's parser reads the YAML, and the model loads as in TRL's own scripts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast, TrainerCallback
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    ModelConfig,
+    ScriptArguments,
+    SFTConfig,
+    SFTTrainer,
+    TrlParser,
+    get_peft_config,
+    get_quantization_config,
+)
+
+from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.recipe import Stage
+
+MIN_KEPT_CHECKPOINTS = 2
+"""The older one is whole while the newer one is being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageArguments:
+    """A stage's YAML as TRL understands it."""
+
+    stage: Stage
+    training: SFTConfig | DPOConfig
+    model: ModelConfig
+    assistant_only_loss: bool
+    """Labels are ours, so TRL is not told."""
+
+
+def parse_stage(stage: Stage, path: Path, output: Path) -> StageArguments:
+    """Read a stage's YAML by TRL's own parser; the trainer writes its checkpoints to `output`.
+
+    Raises InvalidInputError with what TRL or transformers objects to.
+    """
+    config_type = DPOConfig if stage == "ddpo" else SFTConfig
+    parser = TrlParser((ScriptArguments, config_type, ModelConfig))
+    try:
+        _, training, model = parser.parse_args_and_config(["--config", str(path), "--output_dir", str(output)])
+    except (ValueError, TypeError, ImportError) as error:
+        raise InvalidInputError(
+            f"{path} is refused by TRL: {error}", "Mend the key, or override it with --set"
+        ) from None
+    except SystemExit:  # argparse has said on stderr which key
+        raise InvalidInputError(f"{path} has a value that TRL cannot take", "See the line above") from None
+    for key in ("push_to_hub", "load_best_model_at_end", "save_only_model"):
+        if getattr(training, key):
+            raise InvalidInputError(f"{path} sets {key}", "Remove it: runs stay local and go on after a kill")
+    training.disable_tqdm = True
+    if training.save_total_limit is not None:
+        training.save_total_limit = max(training.save_total_limit, MIN_KEPT_CHECKPOINTS)
+    assistant_only = bool(getattr(training, "assistant_only_loss", False))
+    if assistant_only:
+        training.assistant_only_loss = False
+    return StageArguments(stage, training, model, assistant_only)
+
+
+class IdsDPOTrainer(DPOTrainer):  # type: ignore[misc]
+    """A DPOTrainer that takes ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` as they are."""
+
+    def _prepare_dataset(self, dataset: Dataset, *arguments: Any) -> Dataset:  # noqa: ANN401 — TRL's own signature
+        return dataset
+
+
+@dataclass(frozen=True, slots=True)
+class StageData:
+    """A stage's ids: ``input_ids`` and ``labels``, or ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``."""
+
+    train: Dataset
+    test: Dataset | None
+
+
+def make_trainer(
+    arguments: StageArguments,
+    base: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    data: StageData,
+    callbacks: Sequence[TrainerCallback],
+) -> SFTTrainer | DPOTrainer:
+    """TRL's trainer for a stage that starts from the checkpoint in `base`."""
+    training, model = arguments.training, arguments.model
+    training.model_init_kwargs = {
+        "dtype": model.dtype,
+        "attn_implementation": model.attn_implementation,
+        **(training.model_init_kwargs or {}),
+    }
+    kind = IdsDPOTrainer if arguments.stage == "ddpo" else SFTTrainer
+    return kind(
+        model=str(base),
+        args=training,
+        train_dataset=data.train,
+        eval_dataset=data.test if training.eval_strategy != "no" else None,
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+        callbacks=list(callbacks),
+    )
+
+
+def processes() -> int:
+    """How many processes the launcher says there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
