@@ -137,13 +137,15 @@ class _Part:
 class RecordWriter:
     """Writes records to a .jsonl or .parquet file, which is whole or absent: it gets its name when the block ends well.
 
-    ``with RecordWriter(path) as out: out.write({...})``. Parquet takes its columns from the first batch of rows.
+    ``with RecordWriter(path) as out: out.write({...})``. Parquet takes its columns from the first batch of rows;
+    `parquet_types` names the types (``double``) of those that may be null all through it.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, parquet_types: Mapping[str, str] = {}) -> None:
         if target.suffix not in (".jsonl", ".parquet"):
             raise InvalidInputError(f"{target} is neither .jsonl nor .parquet", "Name the output with one of the two")
         self._part = _Part(target)
+        self._parquet_types = parquet_types
         self._rows: list[Mapping[str, Any]] = []
         self._parquet: Any = None
         self.n_written = 0
@@ -168,6 +170,11 @@ class RecordWriter:
 
         if self._parquet is None:
             table = pyarrow.Table.from_pylist(self._rows)
+            for name, type_name in self._parquet_types.items():
+                place = table.schema.get_field_index(name)
+                if place >= 0 and pyarrow.types.is_null(table.schema.field(place).type):
+                    column = pyarrow.nulls(len(table), pyarrow.type_for_alias(type_name))
+                    table = table.set_column(place, name, column)
             self._parquet = pyarrow.parquet.ParquetWriter(self._part.stream, table.schema)
         else:
             table = pyarrow.Table.from_pylist(self._rows, schema=self._parquet.schema)
