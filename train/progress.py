@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from zephyr_local.train.duration import duration
+
 _SHOWN: Final = {  # TRL's name → ours, short
     "loss": "loss",
     "eval_loss": "test loss",
@@ -21,14 +23,6 @@ _SHOWN: Final = {  # TRL's name → ours, short
     "learning_rate": "rate",
 }
 _SMOOTHED_LOGS: Final = 10
-
-
-def duration(seconds: float) -> str:
-    """``1 h 02 min``, ``3 min 05 s`` or ``12 s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
 
 
 class TellProgress(TrainerCallback):

@@ -49,8 +49,8 @@ class StageFolder:
         return self.data / "report.json"
 
     def ids(self, split: str) -> Path:
-        """The split (``train`` or ``test``) as token ids: a folder of `datasets`."""
-        return self.data / f"{split}.ids"
+        """The split (``train`` or ``test``) as token ids (train/ids_file.py)."""
+        return self.data / f"{split}.ids.arrow"
 
     def records(self, split: str) -> Path:
         return self.data / f"{split}.jsonl"
@@ -133,6 +133,14 @@ class RunFolder:
                 f"{self.folder} holds a run with other settings: {'; '.join(differ[:_SHOWN_DIFFERENCES])}{more}",
                 "Give the settings that it was started with, or choose another --out",
             )
+
+
+def stage_base(run: RunFolder, recipe: Recipe, stage: Stage) -> Path:
+    """The checkpoint that a stage starts from: the stage before it, or what the recipe begins with."""
+    earlier = recipe.stages[: recipe.stages.index(stage)]
+    if earlier:
+        return run.stage(earlier[-1]).folder
+    return run.new_model if recipe.new else Path(recipe.base)
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:

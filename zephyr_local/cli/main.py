@@ -17,6 +17,9 @@ VERBS = {
     "inspect": "Show a GGUF file's metadata and tensors.",
     "quantize": "Turn a checkpoint, an adapter or a GGUF into quantized GGUFs.",
     "convert": "Write a model as a plain GGUF, or an adapter as a GGUF adapter.",
+    "train": "Train a model: dialogues to dSFT to dDPO, and to a GGUF.",
+    "data": "Make training data: dialogues and preference pairs.",
+    "evaluate": "Measure a trained checkpoint.",
 }
 
 EXIT_CODES = """\b

@@ -1,0 +1,215 @@
+"""One training stage, in a process (or several) of its own: ``python -m zephyr_local.train.stage OUT STAGE``.
+
+Started by train/run.py, alone or by a launcher. It reads the recipe that the run wrote down and the ids that
+train/prepare.py made, trains with TRL, and leaves a checkpoint's folder; a stage that was killed goes on from its
+newest whole checkpoint. Exit codes are the command line's (train/stage_error.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zephyr_local.train.recipe import Recipe, Stage
+from zephyr_local.train.run_folder import RunFolder, StageFolder, stage_base
+from zephyr_local.train.stage_error import reporting
+
+if TYPE_CHECKING:
+    from zephyr_local.train.chat_ids import ChatIds
+    from zephyr_local.train.trainers import StageArguments
+
+
+@dataclass(frozen=True, slots=True)
+class StageOptions:
+    """What a stage may be told besides its recipe; none of it changes what a weight becomes, but for `threads`."""
+
+    threads: int | None = None
+    """torch's CPU threads; None: as many as torch takes. Results are equal bit for bit only at the same number."""
+    world: int = 1
+    """How many processes must run."""
+    keep_checkpoints: bool = False
+    force: bool = False
+    """Begin although the guard objects."""
+
+
+def train_stage(out: Path, stage: Stage, options: StageOptions, say: Callable[[str], None]) -> None:
+    """Train one stage of the run in `out`, from where it was left. Raises ZephyrError kinds."""
+    import torch
+    from transformers import PrinterCallback, set_seed
+
+    from zephyr_local.train.chat_ids import ChatIds
+    from zephyr_local.train.checkpoints import MarkWhole, newest_whole, remove_cut_short
+    from zephyr_local.train.hf_tokenizer import tokenizer_from_pieces
+    from zephyr_local.train.ids_file import read_ids
+    from zephyr_local.train.progress import TellProgress
+    from zephyr_local.train.trainers import StageData, make_trainer, parse_stage
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    run = RunFolder(out)
+    recipe, folder = Recipe.read(run.recipe), run.stage(stage)
+    base = stage_base(run, recipe, stage)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.runs)
+    arguments = parse_stage(stage, run.recipe / f"{stage}.yaml", folder.checkpoints)
+    _require_ready(recipe, stage, arguments, options, say)
+    chats = ChatIds(base, recipe.template, recipe.system_turn)  # type: ignore[arg-type]  # it is checked there
+    set_seed(arguments.training.seed)
+    data = StageData(
+        read_ids(folder.ids("train")), read_ids(folder.ids("test")) if folder.ids("test").is_file() else None
+    )
+    main = arguments.training.process_index == 0
+    if main:
+        remove_cut_short(folder.checkpoints)
+    arguments.training.distributed_state.wait_for_everyone()
+    resume = newest_whole(folder.checkpoints)
+    tell = say if main else _say_nothing
+    trainer = make_trainer(
+        arguments, base, tokenizer_from_pieces(chats), data, [MarkWhole(), TellProgress(stage, tell)]
+    )
+    trainer.remove_callback(PrinterCallback)
+    if resume is not None:
+        tell(f"{stage}: going on from step {resume.name.rpartition('-')[2]}")
+    started = time.perf_counter()
+    output = trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
+    elapsed_s = time.perf_counter() - started
+    evaluation = trainer.evaluate() if data.test is not None and trainer.eval_dataset is not None else {}
+    saved = folder.folder / ".model.part"
+    _save(trainer, saved)
+    if main:
+        results = _results(stage, trainer, arguments, elapsed_s)
+        results |= {"train": dict(output.metrics), "test": evaluation, "resumed_from": resume.name if resume else None}
+        _complete(run, stage, saved, base, chats, results, keep_checkpoints=options.keep_checkpoints)
+    arguments.training.distributed_state.wait_for_everyone()
+
+
+def _require_ready(
+    recipe: Recipe,
+    stage: Stage,
+    arguments: StageArguments,
+    options: StageOptions,
+    say: Callable[[str], None],
+) -> None:
+    from zephyr_local.train.guard import require_ready
+
+    require_ready(recipe, stage, arguments, world=options.world, force=options.force, say=say)
+
+
+def _say_nothing(_line: str) -> None:
+    """For all processes but the first."""
+
+
+def _save(trainer: Any, folder: Path) -> None:  # noqa: ANN401
+    """The whole model, or the adapter; under ZeRO-3 and FSDP every process takes part in gathering it."""
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    if trainer.args.process_index == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    trainer.args.distributed_state.wait_for_everyone()
+    trainer.save_model(str(folder))
+    trainer.args.distributed_state.wait_for_everyone()
+
+
+def _results(stage: Stage, trainer: Any, arguments: Any, elapsed_s: float) -> dict[str, Any]:  # noqa: ANN401
+    """What a card and plots are made from: JSON values."""
+    import torch
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    on_gpu = torch.cuda.is_available() and not arguments.training.use_cpu
+    return {
+        "stage": stage,
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "n_trained": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "n_steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "processes": arguments.training.world_size,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if on_gpu else "CPU",
+        "elapsed_s": elapsed_s,
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "log": trainer.state.log_history,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("zephyr-local", "torch", "transformers", "trl", "peft", "datasets", "accelerate")
+    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
+
+
+def _complete(
+    run: RunFolder,
+    stage: Stage,
+    saved: Path,
+    base: Path,
+    chats: ChatIds,
+    results: dict[str, Any],
+    *,
+    keep_checkpoints: bool,
+) -> None:
+    from zephyr_local.train.card import write_card
+    from zephyr_local.train.data.records import write_whole
+    from zephyr_local.train.finish import finish_model
+
+    folder = run.stage(stage)
+    finish_model(saved, folder.folder, base, chats)
+    write_whole(folder.results, json.dumps(results, indent=2).encode() + b"\n")
+    write_card(run, stage)
+    write_whole(folder.done, json.dumps({"stage": stage, "steps": results["n_steps"]}).encode() + b"\n")
+    if not keep_checkpoints:
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    _remove_caches(folder)
+
+
+def _remove_caches(folder: StageFolder) -> None:
+    for path in folder.data.glob("cache-*.arrow"):
+        path.unlink()
+
+
+def quiet_libraries() -> None:
+    """No progress bars, no reports to anybody, and no network: what a stage needs is in its folder."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at import what it lacks for CPUs
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+def main() -> int:
+    """The process's entry point; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.stage")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("stage")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--world", type=int, default=1)
+    parser.add_argument("--keep-checkpoints", action="store_true")
+    parser.add_argument("--force", action="store_true")
+    given = parser.parse_args()
+    quiet_libraries()
+    from zephyr_local.train.progress import say_on_stderr
+
+    options = StageOptions(given.threads, given.world, given.keep_checkpoints, given.force)
+    exit_codes: list[int] = []
+    with reporting(exit_codes):
+        train_stage(given.out, given.stage, options, say_on_stderr)
+    return exit_codes[0] if exit_codes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""`zephyr-local evaluate`: how good a trained checkpoint is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.group("evaluate", short_help="Measure a trained checkpoint.")
+def command() -> None:
+    """Measure a trained checkpoint."""
+
+
+@command.command("pairs", short_help="Does it prefer the answers that were chosen?")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("pairs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--reference", type=click.Path(path_type=Path), help="The checkpoint that dDPO began with.")
+@click.option("--beta", type=float, help="DPO's beta, which scales the margins; 0.1 by default.")
+@click.option("--limit", type=click.IntRange(1), help="Score the first so many pairs.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def pairs_command(
+    model: Path,
+    pairs: tuple[Path, ...],
+    reference: Path | None,
+    beta: float | None,
+    limit: int | None,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Score PAIRS (as `zephyr-local data preferences` writes) by the checkpoint MODEL, a pair at a time.
+
+    With --reference the reward is DPO's: how much more likely than before the answer has become. The accuracy is split
+    by which answer is longer, since models learn length first.
+    """
+    from zephyr_local.cli.train_run import require_train_extra
+
+    require_train_extra()
+    from zephyr_local.train.evaluate_pairs import EvaluationSettings, evaluate_pairs
+
+    settings = EvaluationSettings(limit=limit, device=device, dtype=dtype)
+    if beta is not None:
+        settings = EvaluationSettings(beta=beta, limit=limit, device=device, dtype=dtype)
+    result = evaluate_pairs(model, reference, pairs, settings)
+    if as_json:
+        click.echo(json.dumps(result.as_json(), indent=2))
+        return
+    for line in result.lines():
+        click.echo(line)

@@ -1,0 +1,106 @@
+"""What `zephyr-local train run` and its siblings do with their flags."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zephyr_local.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from zephyr_local.train.recipe import Recipe, Stage
+
+_NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "yaml", "pyarrow")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainFlags:
+    """The flags of a run, as click gives them."""
+
+    out: Path | None
+    overrides: tuple[str, ...]
+    export: tuple[str, ...]
+    launcher: str | None
+    processes: int
+    machines: int
+    machine_rank: int
+    main_address: str | None
+    threads: int | None
+    plot: bool
+    keep_checkpoints: bool
+    force: bool
+    dry_run: bool
+    gpu: str
+    as_json: bool
+
+
+def require_train_extra() -> None:
+    """Say what to install where training's packages are missing, before anything is written."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InvalidInputError(
+            f"training needs {', '.join(missing)}, which is not installed", 'pip install "zephyr-local[train]"'
+        )
+
+
+def run(only: Stage | None, name: str, flags: TrainFlags) -> None:
+    """Run a recipe, or say what it would take."""
+    require_train_extra()
+    from zephyr_local.train.recipe import Recipe
+
+    recipe = Recipe.read(name, flags.overrides)
+    if flags.dry_run:
+        _dry_run(recipe, only, flags)
+        return
+    from zephyr_local.quantize.types import FileType
+    from zephyr_local.train.launch import LaunchOptions
+    from zephyr_local.train.run import RunOptions, run_recipe
+
+    for kind in flags.export or recipe.export:
+        FileType.parse(kind)  # before hours are spent
+    host, _, port = (flags.main_address or "").partition(":")
+    options = RunOptions(
+        only=only,
+        threads=flags.threads,
+        launch=LaunchOptions(
+            launcher=flags.launcher,
+            n_processes=flags.processes,
+            n_machines=flags.machines,
+            machine_rank=flags.machine_rank,
+            main_address=host or None,
+            main_port=int(port) if port.isdecimal() else None,
+        ),
+        export=flags.export or None,
+        plot=flags.plot,
+        keep_checkpoints=flags.keep_checkpoints,
+        force=flags.force,
+    )
+    result = run_recipe(
+        recipe, flags.out or Path("runs") / recipe.name, options, lambda line: click.echo(line, err=True)
+    )
+    click.echo(f"{result.model}")
+    for path in result.ggufs:
+        click.echo(f"{path}")
+    if result.ggufs:
+        click.echo(f"Talk with it: zephyr-local chat {result.ggufs[-1]}", err=True)
+
+
+def _dry_run(recipe: Recipe, only: Stage | None, flags: TrainFlags) -> None:
+    from zephyr_local.train.forecast import forecast_recipe
+
+    stages = [only] if only is not None else list(recipe.stages)
+    forecasts = [
+        forecast_recipe(recipe, stage, gpu=flags.gpu, n_processes=flags.processes, launcher=flags.launcher)
+        for stage in stages
+    ]
+    if flags.as_json:
+        click.echo(json.dumps([forecast.as_json() for forecast in forecasts], indent=2))
+        return
+    for forecast in forecasts:
+        for line in forecast.lines():
+            click.echo(line)
