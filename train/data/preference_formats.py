@@ -58,7 +58,7 @@ def recognised_format(value: Mapping[str, Any]) -> str | None:
 
 def check_format(name: str) -> None:
     """Raises InvalidInputError unless it is ``auto`` or one of ``FORMAT_NAMES``."""
-    if name != AUTO and name not in _FORMATS:
+    if name not in (AUTO, *_FORMATS):
         raise InvalidInputError(f"there is no preference format {name!r}", f"Use {AUTO}, {', '.join(_FORMATS)}")
 
 
