@@ -146,6 +146,8 @@ def _torchrun_flags(options: LaunchOptions) -> list[str]:
 def _accelerate_flags(options: LaunchOptions) -> list[str]:
     flags = ["--num_processes", str(options.n_processes), "--num_machines", str(options.n_machines)]
     flags += ["--machine_rank", str(options.machine_rank)]
+    if options.n_machines == 1 and options.main_process_port is None:
+        return [*flags, "--main_process_port", "0"]  # any that is free: two runs may share a machine
     if options.main_process_ip:
         flags += ["--main_process_ip", options.main_process_ip]
     return flags + _port(options, "--main_process_port")
@@ -160,11 +162,11 @@ def _layout_in(file: Path) -> Layout:
 
     try:
         config = yaml.safe_load(file.read_bytes())  # JSON is YAML
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"{file} cannot be read: {error}", "Make one with `accelerate config`") from None
     kind = config.get("distributed_type") if isinstance(config, Mapping) else None
-    layouts: dict[object, Layout] = {"DEEPSPEED": "zero3", "FSDP": "fsdp2", "NO": "one"}
-    if kind in layouts:
+    layouts: dict[str, Layout] = {"DEEPSPEED": "zero3", "FSDP": "fsdp2", "NO": "one"}
+    if isinstance(kind, str) and kind in layouts:
         return layouts[kind]
     if isinstance(kind, str) and kind.startswith("MULTI_"):
         return "ddp"
