@@ -20,7 +20,8 @@ _LENGTH_MEASURES: Final = ("prompt", "chosen", "rejected")
 
 
 class PairTokens(NamedTuple):
-    """Tokens of a pair: the prompt's, with the beginning of an answer, and each answer's, with its end token."""
+    """Tokens of a pair: the prompt's, with the beginning of an answer, and each answer's, with its end token and what
+    the template writes after that."""
 
     prompt: int
     chosen: int

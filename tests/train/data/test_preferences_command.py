@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from tests.checkpoint_builder import ModelShape, build_checkpoint, mistral_sentencepiece_model
 from zephyr_local.cli.data_preferences import command
 from zephyr_local.errors import InvalidInputError
 
@@ -69,6 +70,22 @@ def test_every_option_reaches_its_setting(source, tmp_path):
         "held_out": 0.0,
         "seed": 7,
     }
+
+
+def test_lengths_by_a_checkpoints_tokenizer(tmp_path):
+    shape = ModelShape(hidden_size=32, ffn_size=32, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=32000)
+    folder = build_checkpoint(tmp_path / "model", shape, tokenizer=mistral_sentencepiece_model(), dtype="F32")
+    rows = [{"prompt": f"{n}?", "chosen": "yes " * words, "rejected": "no"} for n, words in enumerate((1, 30, 300))]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = tmp_path / "r.json"
+    result = call(source, "-o", tmp_path / "o.jsonl", "--tokenizer", folder, "--max-length", "100", "--report", report)
+
+    assert result.exit_code == 0
+    assert [len(json.loads(line)["chosen"][0]["content"]) for line in (tmp_path / "o.jsonl").open()] == [4, 120]
+    told = json.loads(report.read_text())
+    assert told["dropped"] == {"prompt and answer of more than 100 tokens": 1}
+    assert 32 <= told["splits"]["train"]["tokens"]["chosen"]["max"] <= 36  # 30 words, the end token, what follows it
 
 
 def test_wrong_values_are_refused_before_anything_is_written(source, tmp_path):
