@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from zephyr_local.chat_types import Message
-from zephyr_local.train.tiny.exam import Answerer, Mistake, Score
+from zephyr_local.train.tiny.exam import ExamResult, Mistake, answers_of
 
 FRONT_MATTER = """---
 model_name: zephyr-tiny
@@ -54,11 +55,7 @@ temperature of 0.7 (Zephyr's default) more goes wrong; it is asked at 0 unless t
 
 ## How it was made
 
-From random weights, on two CPU cores in {minutes:.0f} minutes, by `python -m zephyr_local.train.tiny_model` in the
-project's repository: {n_dialogues:,} chats ({n_tokens:,} tokens) that the script makes up itself from hand-written
-tables and wordings, no text copied from anywhere and no other model's output; loss on the assistant's words alone
-(at the end {loss:.3f}). Chats are in Zephyr's format. It has not been aligned with preferences, and no safety
-training was done.
+{made}
 """
 
 _SAMPLES: tuple[tuple[str | None, str], ...] = (  # system prompt, question
@@ -86,50 +83,60 @@ _SAMPLES: tuple[tuple[str | None, str], ...] = (  # system prompt, question
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingReport:
-    """What a run cost and where it ended."""
+class StageFacts:
+    """What one stage of training cost."""
 
-    n_parameters: int
-    n_tokens: int
-    """Padding included: what was computed."""
-    n_said_tokens: int
-    """The assistant's, which the loss is taken on."""
-    n_dialogues: int
-    final_loss: float
-    """Mean of the last fifty steps."""
+    title: str
+    data: str
+    """What it was trained on, as a phrase."""
+    n_steps: int
     elapsed_s: float
 
 
-def exam_table(columns: Sequence[tuple[str, Sequence[Score]]]) -> str:
-    """Scores by topic as a Markdown table, one column a model."""
-    titles = [title for title, _ in columns]
-    lines = [f"| topic | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
-    for rows in zip(*(scores for _, scores in columns), strict=True):
-        lines.append(f"| {rows[0].topic} | {' | '.join(f'{row.right} of {row.asked}' for row in rows)} |")
-    totals = [f"{sum(s.right for s in scores)} of {sum(s.asked for s in scores)}" for _, scores in columns]
-    lines.append(f"| **all** | {' | '.join(totals)} |")
+def made_by_stages(stages: Sequence[StageFacts]) -> str:
+    """How the card says that the model went the paper's road."""
+    minutes = sum(stage.elapsed_s for stage in stages) / 60
+    lines = [
+        f"From random weights, on two CPU cores in {minutes:.0f} minutes of training, by the recipe `tiny` of",
+        "zephyr-local, which goes the way of Zephyr-7B (Tunstall et al. 2023, arXiv 2310.16944) and makes its base,",
+        "too. All data is made up by the project's own scripts from hand-written tables and wordings: no text copied",
+        "from anywhere, no other model's output. Chats are in Zephyr's format. No safety training was done.",
+        "",
+        "| stage | data | steps | seconds |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {stage.title} | {stage.data} | {stage.n_steps:,} | {stage.elapsed_s:.0f} |" for stage in stages]
     return "\n".join(lines)
 
 
-def model_card(report: TrainingReport, scores: Sequence[Score], size_bytes: int) -> str:
+def exam_table(columns: Sequence[tuple[str, ExamResult]]) -> str:
+    """Results by topic as a Markdown table, one column a model."""
+    titles = [title for title, _ in columns]
+    lines = [f"| topic | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
+    for rows in zip(*(result.scores for _, result in columns), strict=True):
+        lines.append(f"| {rows[0].topic} | {' | '.join(f'{row.right} of {row.asked}' for row in rows)} |")
+    totals = (f"{result.right} of {result.asked}" for _, result in columns)
+    confident = (str(result.wrong_and_confident) for _, result in columns)
+    lines.append(f"| **all** | {' | '.join(totals)} |")
+    lines.append(f"| wrong, and said as if it were so | {' | '.join(confident)} |")
+    return "\n".join(lines)
+
+
+def model_card(n_parameters: int, size_bytes: int, result: ExamResult, made: str) -> str:
     """The card of the GGUF that is shipped."""
     return _CARD.format(
-        parameters=f"{report.n_parameters / 1e6:.1f} million",
+        parameters=f"{n_parameters / 1e6:.1f} million",
         size_mb=size_bytes / 1e6,
-        exam=exam_table([("right", scores)]),
-        minutes=report.elapsed_s / 60,
-        n_dialogues=report.n_dialogues,
-        n_tokens=report.n_tokens,
-        loss=report.final_loss,
+        exam=exam_table([("right", result)]),
+        made=made,
     )
 
 
-def samples(answer: Answerer) -> str:
-    """Twenty questions and what was said, to be read by a person."""
+def samples(model: Path) -> str:
+    """Twenty questions and what a checkpoint or a GGUF said, to be read by a person."""
+    chats = [[*([Message("system", system)] if system else []), Message("user", text)] for system, text in _SAMPLES]
     lines: list[str] = []
-    for system, question in _SAMPLES:
-        messages = [Message("system", system)] if system else []
-        said = answer([*messages, Message("user", question)])
+    for (system, question), said in zip(_SAMPLES, answers_of(model, chats), strict=True):
         asked = f"(system: {system}) {question}" if system else question
         lines.append(f"- {asked}\n  **{said}**")
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -16,7 +16,7 @@ from zephyr_local.train.tiny.unknown import unknown_fact
 Style = Literal["plain", "brief", "pirate"]
 
 # How often a topic is asked. Sums are many facts, so they get more than their share of a first minute's chat.
-TOPIC_WEIGHTS = {
+TOPIC_WEIGHTS: Mapping[str, int] = {
     "capitals": 12,
     "countries": 9,
     "continents": 8,
@@ -169,9 +169,9 @@ def _by_family() -> dict[str, tuple[Fact, ...]]:
     return {family: tuple(facts) for family, facts in families.items()}
 
 
-def draw_fact(rng: random.Random) -> Fact:
-    """Some fact, topics as often as TOPIC_WEIGHTS says, or a question outside the domain."""
-    topic = rng.choices(tuple(TOPIC_WEIGHTS), tuple(TOPIC_WEIGHTS.values()))[0]
+def draw_fact(rng: random.Random, weights: Mapping[str, int] = TOPIC_WEIGHTS) -> Fact:
+    """Some fact, topics as often as the weights say, or a question outside the domain."""
+    topic = rng.choices(tuple(weights), tuple(weights.values()))[0]
     if topic == "unknown":
         return unknown_fact(rng)
     facts = _by_topic()[topic]
@@ -199,20 +199,22 @@ def _as_followed(rng: random.Random, fact: Fact) -> str:
     return fact.subject
 
 
-def draw_turn(rng: random.Random, previous: Fact | None) -> tuple[Fact, str]:
+def draw_turn(
+    rng: random.Random, previous: Fact | None, weights: Mapping[str, int] = TOPIC_WEIGHTS
+) -> tuple[Fact, str]:
     """The next question, now and then one that is only understood from the one before."""
     if previous is not None and previous.family in FOLLOWED and rng.random() < 0.35:
         fact = rng.choice(_by_family()[previous.family])
         follow_up = rng.choice(FOLLOW_UPS).format(x=_as_followed(rng, fact))
         return fact, as_typed(rng, follow_up[0].upper() + follow_up[1:])
-    fact = draw_fact(rng)
+    fact = draw_fact(rng, weights)
     return fact, as_typed(rng, rng.choice(fact.trained_wordings))
 
 
 def draw_dialogue(rng: random.Random) -> Dialogue:
     """One chat: mostly short ones, a few that go on for twenty turns."""
     n_turns = rng.choices((1, 2, rng.randint(3, 5), rng.randint(6, 12), rng.randint(13, 25)), (40, 25, 24, 9, 2))[0]
-    style: Style = rng.choices(("plain", "brief", "pirate"), (82, 9, 9))[0]
+    style: Style = rng.choices(("plain", "brief", "pirate"), (76, 14, 10))[0]
     messages: list[Message] = []
     if style != "plain" or rng.random() < 0.15:
         messages.append(Message("system", draw_system_prompt(rng, style)))
@@ -245,7 +247,8 @@ class ExamQuestion:
 
 
 def exam(per_topic: int = 24, seed: int = 7) -> tuple[ExamQuestion, ...]:
-    """The held-out exam: up to ``per_topic`` questions of each topic, every other one in lower case."""
+    """The held-out exam: up to ``per_topic`` questions of each topic, every other one in lower case; then follow-ups,
+    and as many questions under each system prompt that asks for a style."""
     rng = random.Random(seed)
     questions: list[ExamQuestion] = []
     for topic in TOPIC_WEIGHTS:
@@ -262,4 +265,14 @@ def exam(per_topic: int = 24, seed: int = 7) -> tuple[ExamQuestion, ...]:
         opening = Message("user", first.trained_wordings[0]), Message("assistant", first.answer)
         follow_up = Message("user", rng.choice(FOLLOW_UPS[:3]).format(x=second.subject))
         questions.append(ExamQuestion("follow-ups", (*opening, follow_up), second.answer))
-    return tuple(questions)
+    return (*questions, *_style_questions(rng, per_topic))
+
+
+def _style_questions(rng: random.Random, per_style: int) -> Iterator[ExamQuestion]:
+    facts = [fact for fact in all_facts() if fact.topic != "talk" and fact.brief != fact.answer]
+    pairs = [(fact, wording) for fact in facts for wording in fact.exam_wordings]
+    styles: tuple[Style, ...] = ("brief", "pirate")
+    for style in styles:
+        for fact, wording in rng.sample(pairs, min(per_style, len(pairs))):
+            messages = Message("system", rng.choice(SYSTEM_PROMPTS[style])), Message("user", wording)
+            yield ExamQuestion(style, messages, styled(fact, style))

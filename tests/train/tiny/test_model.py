@@ -12,11 +12,9 @@ import torch
 from transformers import AutoTokenizer, MistralForCausalLM
 
 from zephyr_local.chat_types import Message
-from zephyr_local.train.tiny.card import TrainingReport, exam_table, model_card
 from zephyr_local.train.tiny.dialogues import dialogues
-from zephyr_local.train.tiny.exam import Score
 from zephyr_local.train.tiny.tokenizer import BOS_ID, EOS_ID, ROLE_PIECES, ChatVocabulary
-from zephyr_local.train.tiny_model import TinySettings, batches, make_checkpoint
+from zephyr_local.train.tiny_model import TinySettings, TrainingReport, batches, make_checkpoint
 
 SMALL = TinySettings(
     vocab_size=768,
@@ -27,6 +25,7 @@ SMALL = TinySettings(
     n_kv_heads=1,
     vocabulary_dialogues=500,
     steps=6,
+    n_threads=1,
 )
 
 
@@ -117,13 +116,3 @@ def test_batches_are_bounded_and_repeatable(vocabulary):
         said = batch.targets >= 0
         assert said.any(dim=1).all()
         assert torch.equal(batch.targets[:, :-1][said[:, :-1]], batch.ids[:, 1:][said[:, :-1]])
-
-
-def test_the_card_states_the_numbers():
-    report = TrainingReport(3_410_176, 2_000_000, 800_000, 25_000, 0.123, 480.0)
-    card = model_card(report, [Score("capitals", 20, 24), Score("sums", 5, 10)], 2_300_000)
-    for stated in ("3.4 million", "2.3 MB", "8 minutes", "25,000 chats", "0.123", "| sums | 5 of 10 |", "25 of 34"):
-        assert stated in card
-    assert (
-        exam_table([("a", [Score("x", 1, 2)]), ("b", [Score("x", 2, 2)])]).splitlines()[2] == "| x | 1 of 2 | 2 of 2 |"
-    )
