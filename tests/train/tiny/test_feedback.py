@@ -42,7 +42,7 @@ def test_prompts_end_with_a_question_and_come_once():
     asked = some(3000)
     assert asked == some(3000)
     assert asked != some(3000, seed=2)
-    assert len({one.messages for one in asked}) == 800
+    assert len({one.messages for one in asked}) == 3000
     for one in asked:
         roles = [message.role for message in one.messages if message.role != "system"]
         assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
