@@ -233,6 +233,9 @@ def _devices(plan: StagePlan, hardware: Hardware) -> list[Problem]:
     if (plan.load_in_4bit or plan.load_in_8bit) and plan.lora_rank is None:
         remedy = f"Give --set {plan.stage}.use_peft=true"
         problems.append(Problem("quantised weights do not train: only adapters beside them do", remedy))
+    if plan.layout == "fsdp2" and _on_cpu(plan, hardware):
+        problem = "FSDP2 needs GPUs: on CPUs accelerate runs plain data parallelism in its place, without a word"
+        problems.append(Problem(problem, "Use --launcher torchrun"))
     if plan.load_in_4bit and plan.layout == "zero3":
         problems.append(Problem("4-bit weights do not go with ZeRO-3", "Use --launcher ddp, or no launcher"))
     return problems

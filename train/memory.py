@@ -136,8 +136,9 @@ def _adapter_bytes_a_token(plan: StagePlan, shape: ModelShape) -> float:
     number, rank = plan.compute_bytes, plan.lora_rank or 0
     sizes = {name: size for name, size in shape.linear_sizes.items() if name in plan.lora_modules}
     inside = number * rank * len(sizes)
-    if plan.lora_dropout:  # each module drops out its own copy, and keeps a mask of a byte
-        return inside + (number + 1) * sum(n_in for n_in, _ in sizes.values())
+    mask = 1 if plan.lora_dropout else 0  # CUDA's dropout keeps a byte a number
+    if mask or _trained_bytes(plan) != number:  # each module drops out, or casts, a copy of its own
+        return inside + (number + mask) * sum(n_in for n_in, _ in sizes.values())
     # One input for q, k and v, one for gate and up; o_proj's is attention's output, which is counted there.
     shared = {"q_proj": "a", "k_proj": "a", "v_proj": "a", "gate_proj": "m", "up_proj": "m", "down_proj": "d"}
     inputs = {shared[name]: size[0] for name, size in sizes.items() if name in shared}

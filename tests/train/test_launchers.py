@@ -1,4 +1,4 @@
-"""How stages are started: accelerate takes the bundled files; as many processes run as were asked for, or it is said."""
+"""How stages are started: accelerate takes the files, and as many processes run as were asked for, or it is said."""
 
 from __future__ import annotations
 
