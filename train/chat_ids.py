@@ -206,10 +206,12 @@ class ChatIds:
         return ids
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a chat; where its last turn is not the assistant's, the beginning of an answer is counted."""
-        ask = not messages or messages[-1].role != "assistant"
+        """Tokens of a chat to its last end token; after a user's turn, the beginning of an answer is counted."""
+        if not messages or messages[-1].role != "assistant":
+            return len(self.prompt_ids(messages))
         turns = self._with_system_turn(messages)
-        return len(encode_chat(self.template, turns, self.vocabulary, add_generation_prompt=ask).ids)
+        ids = encode_chat(self.template, turns, self.vocabulary, add_generation_prompt=False).ids
+        return len(ids) - (ids[::-1].index(self.vocabulary.eos_id) if self.vocabulary.eos_id in ids else 0)
 
 
 def messages_of(record: Sequence[Mapping[str, Any]]) -> list[Message]:

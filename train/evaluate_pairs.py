@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from zephyr_local.train.pair_accuracy import PairAccuracy, PairScore, pair_accuracy
-
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.chat_ids import ChatIds, messages_of
 from zephyr_local.train.data.records import read_records
+from zephyr_local.train.pair_accuracy import PairAccuracy, PairScore, pair_accuracy
 
 DEFAULT_BATCH_TOKENS: Final = 8192
 

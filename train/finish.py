@@ -1,16 +1,26 @@
-"""A trained stage made into a checkpoint's folder like any other: merged, with its tokenizer, fit for serving."""
+"""A trained stage made into a checkpoint's folder like any other: merged, with its tokenizer, fit for serving.
+
+``python -m zephyr_local.train.finish OUT STAGE`` runs after the stage, in a process that knows of no launcher: under
+ZeRO-3 a model that is loaded by one process alone waits for the others for ever.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, Final
 
 from zephyr_local.convert.model_config import read_json
+from zephyr_local.train.card import write_card
 from zephyr_local.train.chat_ids import ChatIds
 from zephyr_local.train.data.records import write_whole
 from zephyr_local.train.hf_tokenizer import tokenizer_from_pieces
+from zephyr_local.train.recipe import Recipe, Stage
+from zephyr_local.train.run_folder import RunFolder, stage_base
+from zephyr_local.train.stage_error import reporting
 
 ADAPTER_FOLDER: Final = "adapter"
 _TOKENIZER_FILES: Final = (
@@ -23,27 +33,39 @@ _TOKENIZER_FILES: Final = (
 _NOT_KEPT: Final = ("training_args.bin", "README.md", "chat_template.jinja", *_TOKENIZER_FILES)
 
 
+def finish_stage(run: RunFolder, recipe: Recipe, stage: Stage, *, keep_checkpoints: bool) -> None:
+    """Complete a stage that has been trained; doing it again after a kill does no harm."""
+    folder = run.stage(stage)
+    base = stage_base(run, recipe, stage)
+    chats = ChatIds(base, recipe.template, recipe.system_turn)  # type: ignore[arg-type]  # it is checked there
+    finish_model(folder.saved, folder.folder, base, chats)
+    write_card(run, stage)
+    steps = json.loads(folder.results.read_bytes())["n_steps"]
+    write_whole(folder.done, json.dumps({"stage": stage, "steps": steps}).encode() + b"\n")
+    if not keep_checkpoints:
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    for path in folder.data.glob("cache-*.arrow"):  # what TRL derived from the ids
+        path.unlink()
+
+
 def finish_model(saved: Path, target: Path, base: Path, chats: ChatIds) -> None:
     """Move what the trainer saved into `target`: a full model as it is, an adapter merged into `base` and kept beside.
 
     `base` is the full-precision checkpoint that the stage began with, also where it was trained on in 4 bits: merging
     into the 4-bit weights would bake their error in.
     """
-    for name in _NOT_KEPT:
-        (saved / name).unlink(missing_ok=True)
     target.mkdir(parents=True, exist_ok=True)
     if (saved / "adapter_config.json").is_file():
         _name_base(saved / "adapter_config.json", base)
-        merged = saved.with_name(".merged.part")
-        shutil.rmtree(merged, ignore_errors=True)
-        merge_adapter(saved, base, merged)
         _move(saved, target / ADAPTER_FOLDER)
-        saved = merged
-    for old in [*target.glob("*.safetensors"), target / "model.safetensors.index.json"]:
-        old.unlink(missing_ok=True)
-    for path in sorted(saved.iterdir()):
-        path.replace(target / path.name)
-    saved.rmdir()
+    if (target / ADAPTER_FOLDER).is_dir():
+        saved = saved.with_name(".merged.part")
+        shutil.rmtree(saved, ignore_errors=True)
+        merge_adapter(target / ADAPTER_FOLDER, base, saved)
+    for path in sorted(saved.iterdir()) if saved.is_dir() else ():
+        if path.name not in _NOT_KEPT:
+            path.replace(target / path.name)
+    shutil.rmtree(saved, ignore_errors=True)
     copy_tokenizer(base, target, chats)
     _fit_config(target / "config.json", base)
 
@@ -107,3 +129,29 @@ def _fit_config(path: Path, base: Path) -> None:
         entries.pop("pad_token_id", None)
         entries["use_cache"] = True
         write_whole(generation, json.dumps(entries, indent=2).encode() + b"\n")
+
+
+def main() -> int:
+    """The process's entry point; returns its exit code."""
+    from zephyr_local.train.stage import quiet_libraries
+
+    parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.finish")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("stage")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--keep-checkpoints", action="store_true")
+    given = parser.parse_args()
+    quiet_libraries()
+    if given.threads is not None:
+        import torch
+
+        torch.set_num_threads(given.threads)
+    exit_codes: list[int] = []
+    with reporting(exit_codes):
+        run = RunFolder(given.out)
+        finish_stage(run, Recipe.read(run.recipe), given.stage, keep_checkpoints=given.keep_checkpoints)
+    return exit_codes[0] if exit_codes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from zephyr_local.train.launch import LaunchOptions, launch_command
-
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.launch import LaunchOptions, launch_command
 from zephyr_local.train.recipe import Recipe, Stage
 from zephyr_local.train.run_folder import RunFolder
 from zephyr_local.train.stage_error import ERROR_FILE, TrainingError, read_error
@@ -89,7 +88,9 @@ def _one_stage(run: RunFolder, recipe: Recipe, stage: Stage, children: _Children
         online = ["--online"] if any(source.startswith("hub:") for source in sources) else []
         children.run("prepare", [str(run.folder), stage, *online])
     folder.folder.mkdir(parents=True, exist_ok=True)
-    children.run_stage(stage)
+    if not folder.results.is_file():
+        children.run_stage(stage)
+    children.finish(stage)
     if not folder.done.is_file():
         raise TrainingError(f"the stage {stage} ended without being complete", "Run it again: it goes on")
 
@@ -131,18 +132,21 @@ class _Children:
         threads = ["--threads", str(self._options.threads)] if self._options.threads is not None else []
         self._call([sys.executable, "-P", "-m", f"zephyr_local.train.{module}", *arguments, *threads], module)
 
+    def finish(self, stage: Stage) -> None:
+        self.run("finish", [str(self._run.folder), stage, *["--keep-checkpoints"][: self._options.keep_checkpoints]])
+
     def run_stage(self, stage: Stage) -> None:
         options = self._options
         arguments = [str(self._run.folder), stage, "--world", str(options.launch.n_processes)]
         arguments += ["--threads", str(options.threads)] if options.threads is not None else []
-        arguments += ["--keep-checkpoints"] if options.keep_checkpoints else []
         arguments += ["--force"] if options.force else []
         self._call(launch_command(options.launch, "zephyr_local.train.stage", arguments), stage)
 
     def _call(self, command: Sequence[str], name: str) -> None:
         with tempfile.TemporaryDirectory(prefix="zephyr-local-") as scratch:
             error_file = Path(scratch) / "error.json"
-            environment = os.environ | {ERROR_FILE: str(error_file)}
+            # torchrun and accelerate do not pass -P on to the processes that they start
+            environment = os.environ | {ERROR_FILE: str(error_file), "PYTHONSAFEPATH": "1"}
             if self._options.threads is not None:
                 environment["OMP_NUM_THREADS"] = str(self._options.threads)
             pass_fds = () if os.name == "nt" else (self._lock,)

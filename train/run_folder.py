@@ -35,7 +35,13 @@ class StageFolder:
         return self.folder / "runs"
 
     @property
+    def saved(self) -> Path:
+        """What the trainer saved, until train/finish.py has made a checkpoint's folder of it."""
+        return self.folder / ".model.part"
+
+    @property
     def results(self) -> Path:
+        """Written when training is over and the model saved."""
         return self.folder / "results.json"
 
     @property

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zephyr_local.train.data.records import write_whole
 from zephyr_local.train.recipe import Recipe, Stage
-from zephyr_local.train.run_folder import RunFolder, StageFolder, stage_base
+from zephyr_local.train.run_folder import RunFolder, stage_base
 from zephyr_local.train.stage_error import reporting
 
 if TYPE_CHECKING:
-    from zephyr_local.train.chat_ids import ChatIds
     from zephyr_local.train.trainers import StageArguments
 
 
@@ -37,7 +37,6 @@ class StageOptions:
     """torch's CPU threads; None: as many as torch takes. Results are equal bit for bit only at the same number."""
     world: int = 1
     """How many processes must run."""
-    keep_checkpoints: bool = False
     force: bool = False
     """Begin although the guard objects."""
 
@@ -83,12 +82,11 @@ def train_stage(out: Path, stage: Stage, options: StageOptions, say: Callable[[s
     output = trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
     elapsed_s = time.perf_counter() - started
     evaluation = trainer.evaluate() if data.test is not None and trainer.eval_dataset is not None else {}
-    saved = folder.folder / ".model.part"
-    _save(trainer, saved)
+    _save(trainer, folder.saved)
     if main:
         results = _results(stage, trainer, arguments, elapsed_s)
         results |= {"train": dict(output.metrics), "test": evaluation, "resumed_from": resume.name if resume else None}
-        _complete(run, stage, saved, base, chats, results, keep_checkpoints=options.keep_checkpoints)
+        write_whole(folder.results, json.dumps(results, indent=2).encode() + b"\n")
     arguments.training.distributed_state.wait_for_everyone()
 
 
@@ -149,35 +147,6 @@ def _versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
 
 
-def _complete(
-    run: RunFolder,
-    stage: Stage,
-    saved: Path,
-    base: Path,
-    chats: ChatIds,
-    results: dict[str, Any],
-    *,
-    keep_checkpoints: bool,
-) -> None:
-    from zephyr_local.train.card import write_card
-    from zephyr_local.train.data.records import write_whole
-    from zephyr_local.train.finish import finish_model
-
-    folder = run.stage(stage)
-    finish_model(saved, folder.folder, base, chats)
-    write_whole(folder.results, json.dumps(results, indent=2).encode() + b"\n")
-    write_card(run, stage)
-    write_whole(folder.done, json.dumps({"stage": stage, "steps": results["n_steps"]}).encode() + b"\n")
-    if not keep_checkpoints:
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-    _remove_caches(folder)
-
-
-def _remove_caches(folder: StageFolder) -> None:
-    for path in folder.data.glob("cache-*.arrow"):
-        path.unlink()
-
-
 def quiet_libraries() -> None:
     """No progress bars, no reports to anybody, and no network: what a stage needs is in its folder."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -188,7 +157,7 @@ def quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at import what it lacks for CPUs
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def main() -> int:
@@ -198,13 +167,12 @@ def main() -> int:
     parser.add_argument("stage")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--world", type=int, default=1)
-    parser.add_argument("--keep-checkpoints", action="store_true")
     parser.add_argument("--force", action="store_true")
     given = parser.parse_args()
     quiet_libraries()
     from zephyr_local.train.progress import say_on_stderr
 
-    options = StageOptions(given.threads, given.world, given.keep_checkpoints, given.force)
+    options = StageOptions(given.threads, given.world, given.force)
     exit_codes: list[int] = []
     with reporting(exit_codes):
         train_stage(given.out, given.stage, options, say_on_stderr)

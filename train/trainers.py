@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import (
@@ -47,8 +47,11 @@ def parse_stage(stage: Stage, path: Path, output: Path) -> StageArguments:
     """
     config_type = DPOConfig if stage == "ddpo" else SFTConfig
     parser = TrlParser((ScriptArguments, config_type, ModelConfig))
+    flags = ["--config", str(path), "--output_dir", str(output)]
+    if not torch.cuda.is_available():
+        flags += ["--use_cpu", "true"]  # else transformers refuses bf16 before the guard can say what to set
     try:
-        _, training, model = parser.parse_args_and_config(["--config", str(path), "--output_dir", str(output)])
+        _, training, model = parser.parse_args_and_config(flags)
     except (ValueError, TypeError, ImportError) as error:
         raise InvalidInputError(
             f"{path} is refused by TRL: {error}", "Mend the key, or override it with --set"
@@ -107,8 +110,3 @@ def make_trainer(
         peft_config=get_peft_config(model),
         callbacks=list(callbacks),
     )
-
-
-def processes() -> int:
-    """How many processes the launcher says there are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -32,4 +32,4 @@ class _LazySteps(click.Group):
 
 @click.group("data", cls=_LazySteps, short_help="Make training data: dialogues and preference pairs.")
 def command() -> None:
-    """Read data as it is published, check and clean it, and write JSONL or Parquet with a report of what was dropped."""
+    """Read data as it is published, check and clean it, and write JSONL or Parquet with a report of what went."""

@@ -34,7 +34,8 @@ def _run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="GPUs, all together."),
         click.option("--machines", type=click.IntRange(1), default=1, help="Machines, each running this command."),
         click.option("--machine-rank", type=click.IntRange(0), default=0, help="Which of them this is, from 0."),
-        click.option("--main-address", metavar="HOST:PORT", help="Where machine 0 is reached by the others."),
+        click.option("--main-process-ip", metavar="HOST", help="Where machine 0 is reached by the others."),
+        click.option("--main-process-port", type=click.IntRange(1, 65535), help="And its port."),
         click.option("--threads", type=click.IntRange(1), help="CPU threads; the same number gives the same weights."),
         click.option("--plot", is_flag=True, help="Draw loss and rewards as PNG files."),
         click.option("--keep-checkpoints", is_flag=True, help="Keep the checkpoints of a stage that is done."),
@@ -43,6 +44,7 @@ def _run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--dry-run", is_flag=True, help="Print parameters, memory, tokens, steps and hours; train nothing."
         ),
         click.option("--gpu", default="a100-80gb", show_default=True, help="The GPU that --dry-run reckons with."),
+        click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Share of its peak that is reached."),
         click.option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON."),
     ]
     for option in reversed(options):

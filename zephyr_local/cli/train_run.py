@@ -13,6 +13,7 @@ import click
 from zephyr_local.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from zephyr_local.train.launch import LaunchOptions
     from zephyr_local.train.recipe import Recipe, Stage
 
 _NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "yaml", "pyarrow")
@@ -29,13 +30,15 @@ class TrainFlags:
     processes: int
     machines: int
     machine_rank: int
-    main_address: str | None
+    main_process_ip: str | None
+    main_process_port: int | None
     threads: int | None
     plot: bool
     keep_checkpoints: bool
     force: bool
     dry_run: bool
     gpu: str
+    mfu: float | None
     as_json: bool
 
 
@@ -58,23 +61,14 @@ def run(only: Stage | None, name: str, flags: TrainFlags) -> None:
         _dry_run(recipe, only, flags)
         return
     from zephyr_local.quantize.types import FileType
-    from zephyr_local.train.launch import LaunchOptions
     from zephyr_local.train.run import RunOptions, run_recipe
 
     for kind in flags.export or recipe.export:
         FileType.parse(kind)  # before hours are spent
-    host, _, port = (flags.main_address or "").partition(":")
     options = RunOptions(
         only=only,
         threads=flags.threads,
-        launch=LaunchOptions(
-            launcher=flags.launcher,
-            n_processes=flags.processes,
-            n_machines=flags.machines,
-            machine_rank=flags.machine_rank,
-            main_address=host or None,
-            main_port=int(port) if port.isdecimal() else None,
-        ),
+        launch=_launch(flags),
         export=flags.export or None,
         plot=flags.plot,
         keep_checkpoints=flags.keep_checkpoints,
@@ -90,14 +84,23 @@ def run(only: Stage | None, name: str, flags: TrainFlags) -> None:
         click.echo(f"Talk with it: zephyr-local chat {result.ggufs[-1]}", err=True)
 
 
-def _dry_run(recipe: Recipe, only: Stage | None, flags: TrainFlags) -> None:
-    from zephyr_local.train.forecast import forecast_recipe
+def _launch(flags: TrainFlags) -> LaunchOptions:
+    from zephyr_local.train.launch import LaunchOptions
 
-    stages = [only] if only is not None else list(recipe.stages)
-    forecasts = [
-        forecast_recipe(recipe, stage, gpu=flags.gpu, n_processes=flags.processes, launcher=flags.launcher)
-        for stage in stages
-    ]
+    return LaunchOptions(
+        launcher=flags.launcher,
+        n_processes=flags.processes,
+        n_machines=flags.machines,
+        machine_rank=flags.machine_rank,
+        main_process_ip=flags.main_process_ip,
+        main_process_port=flags.main_process_port,
+    )
+
+
+def _dry_run(recipe: Recipe, only: Stage | None, flags: TrainFlags) -> None:
+    from zephyr_local.train.dry_run import DryRunOptions, dry_run
+
+    forecasts = dry_run(recipe, DryRunOptions(_launch(flags), flags.gpu, flags.mfu, only))
     if flags.as_json:
         click.echo(json.dumps([forecast.as_json() for forecast in forecasts], indent=2))
         return
