@@ -1,9 +1,9 @@
 """Finds dialogues whose prompts are an examination's, so that a model is not examined on what it was trained on.
 
 A user's turn has a prompt in it where, as words in normal form, it is the prompt; where it contains a prompt of eight
-words or more; or where half of a long prompt's runs of thirteen words are in it. Runs of thirteen words are those of Brown
-et al. 2020 (arXiv 2005.14165, appendix C), who let a single one decide; that also takes dialogues that share no more than
-a phrase with a test.
+words or more; or where half of a long prompt's runs of thirteen words are in it. Runs of thirteen words are those of
+Brown et al. 2020 (arXiv 2005.14165, appendix C), who let a single one decide; that also takes dialogues that share no
+more than a phrase with a test.
 """
 
 from __future__ import annotations

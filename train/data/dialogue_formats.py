@@ -52,6 +52,8 @@ class Dialogue:
     id: str
     source: str
     """What the record says that it came from, or the name of its format."""
+    format: str
+    """The name of the format that it was read in."""
     changes: tuple[str, ...] = ()
     """What checking it changed, as phrases."""
 
@@ -97,7 +99,7 @@ def parse_dialogue(record: Record, format_name: str = AUTO, max_characters: int 
     if not known.recognises(record.value):
         raise UnusableDialogueError(NOT_RECOGNISED)
     turns, changes = _in_order(_with_system(record.value, [_clean(turn) for turn in known.turns(record.value)]))
-    dialogue = Dialogue(tuple(turns), _id(record), _source(record.value, name), tuple(changes))
+    dialogue = Dialogue(tuple(turns), _id(record), _source(record.value, name), name, tuple(changes))
     if max_characters is not None and dialogue.n_characters > max_characters:
         raise UnusableDialogueError(f"longer than {max_characters:,} characters")
     return dialogue

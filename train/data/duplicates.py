@@ -1,8 +1,8 @@
 """Finds dialogues that were there before: the same but for case and spacing, or nearly the same.
 
-Near duplicates: the Jaccard similarity of two texts' sets of five-word shingles, estimated by MinHash (Broder 1997,
-"On the resemblance and containment of documents") with candidates found by banding (Leskovec, Rajaraman, Ullman, "Mining
-of Massive Datasets", section 3.4). The first of a group stays, in the order of the stream.
+Near duplicates: the Jaccard similarity of two texts' sets of five-word shingles, estimated by MinHash (Broder
+1997, "On the resemblance and containment of documents") with candidates found by banding (Leskovec, Rajaraman, Ullman,
+"Mining of Massive Datasets", section 3.4). The first of a group stays, in the order of the stream.
 """
 
 from __future__ import annotations

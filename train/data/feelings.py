@@ -6,11 +6,11 @@ not published; these are ours. A claim counts outside quotations, code and the l
 feelings"):
 
 - "I don't have / lack / cannot form / am not capable of … feelings, emotions, opinions, consciousness, …";
-- personal experiences, preferences, thoughts, views or beliefs, where the sentence also says that it is an AI's or is
-  the answer's first: people, and letters that people had written for them, lack experience too.
+- personal experiences, preferences, thoughts, views or beliefs, where the sentence also says that it is an AI's or
+  is the answer's first: people, and letters that people had written for them, lack experience too.
 
-It was asked for where the user, in the turn before or earlier, speaks of what the assistant feels, thinks, prefers or has
-lived through ("do you like …", "how are you", "in your opinion") or of whether machines do.
+It was asked for where the user, in the turn before or earlier, speaks of what the assistant feels, thinks, prefers or
+has lived through ("do you like …", "how are you", "in your opinion") or of whether machines do.
 """
 
 from __future__ import annotations
