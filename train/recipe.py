@@ -26,10 +26,11 @@ FREE_STAGE_KEYS: Final = frozenset(
     }
 )  # fmt: skip
 _SET_BY_US: Final = frozenset(
-    {"model_name_or_path", "output_dir", "dataset_name", "datasets", "resume_from_checkpoint"}
+    {"model_name_or_path", "output_dir", "dataset_name", "datasets", "resume_from_checkpoint", "env"}
 )
-FREE_OWN_KEYS: Final = frozenset({"export", "stages"})
-"""Of recipe.yaml: another export or a further stage changes nothing that is there."""
+"""And ``env``, by which TRL would let a file set environment variables."""
+FREE_OWN_KEYS: Final = frozenset({"name", "export", "stages"})
+"""Of recipe.yaml: another name or export, or a further stage, changes nothing that is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +116,14 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the weights, flat: ``dsft.learning_rate`` → value."""
-        flat = _flat({key: value for key, value in self.own.items() if key not in FREE_OWN_KEYS})
+        flat = _flat({key: value for key, value in self._resolved().items() if key not in FREE_OWN_KEYS})
         for stage in self.stages:
             flat |= {f"{stage}.{k}": v for k, v in _flat(self.trl[stage]).items() if k not in FREE_STAGE_KEYS}
         return flat
 
-    def write(self, folder: Path) -> None:
-        """The recipe as it runs, as a folder that :meth:`read` reads; paths in it are absolute."""
-        import yaml
-
-        from zephyr_local.train.data.records import write_whole
-
-        own = {**self.own, "name": self.name, "stages": list(self.stages)}
-        if self.base:
-            own["base"] = self.base
-        if self.template != "zephyr":
-            own["template"] = self.template
-        own["data"] = {
+    def _resolved(self) -> dict[str, Any]:
+        """recipe.yaml with every path absolute and every default written out."""
+        data = {
             stage: {
                 "train": list(entry.train),
                 "test": list(entry.test),
@@ -140,7 +132,26 @@ class Recipe:
             }
             for stage, entry in self.data.items()
         }
-        files: dict[str, Mapping[str, Any]] = {"recipe": own}
+        own = {
+            "name": self.name,
+            "base": self.base,
+            "new": self.new,
+            "template": self.template,
+            "system_turn": self.system_turn,
+            "stages": list(self.stages),
+            "sequences_a_step": dict(self.sequences_a_step),
+            "data": data,
+            "export": list(self.export),
+        }
+        return {key: value for key, value in own.items() if value not in ("", {})}
+
+    def write(self, folder: Path) -> None:
+        """The recipe as it runs, as a folder that :meth:`read` reads; paths in it are absolute."""
+        import yaml
+
+        from zephyr_local.train.data.records import write_whole
+
+        files: dict[str, Mapping[str, Any]] = {"recipe": self._resolved()}
         for stage in self.stages:
             files[stage] = self.trl[stage]
         for name, value in files.items():

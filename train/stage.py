@@ -155,9 +155,6 @@ def quiet_libraries() -> None:
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at import what it lacks for CPUs
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def main() -> int:

@@ -59,8 +59,9 @@ def prepare_dialogues(
 
     An input is a file or any iterable of records. Both files and ``report.json`` beside `train` are written whole or
     not at all, the report last. Reads one record at a time; of each dialogue about 100 bytes stay, with near duplicates
-    1 to 2 KB. A train dialogue whose first prompt, in normal form, is one of the test inputs' is dropped. `on_progress` is told how many records are read. The same inputs and settings give the same bytes. Raises
-    InvalidInputError where an input holds no dialogue, or a split none.
+    1 to 2 KB. A train dialogue whose first prompt, in normal form, is one of the test inputs' is dropped. `on_progress`
+    is told how many records are read. The same inputs and settings give the same bytes. Raises InvalidInputError where
+    an input holds no dialogue, or a split none.
     """
     report_path = train.parent / REPORT_NAME
     report = _Step(settings, on_progress).run(inputs, test_inputs, train, test, report_path)

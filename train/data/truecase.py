@@ -33,6 +33,7 @@ _MIN_SHOUTED_WORDS: Final = 3
 _MIN_SHOUTED_LETTERS: Final = 12
 _MIN_NAME_LETTERS: Final = 3
 _MAX_CHARACTERS: Final = 100_000  # longer turns are documents or damage, and cost seconds
+_MAX_NAME_WORDS: Final = 6
 _MAX_GAP: Final = 40  # between two sentences; what is longer is drawn, not written
 
 _PROTECTED: Final = re.compile(
@@ -43,7 +44,7 @@ _PROTECTED: Final = re.compile(
   | \\\((?s:.{1,2000}?)\\\) | \\\[(?s:.{1,2000}?)\\\]
   | ^(?:[ ]{4}|\t|>|[ \t]*[$%#][ ])[^\n]*                          # indented code, quoted lines, a shell's, comments
   | ^[^\n]*(?:[;{}]|=>|->)[ \t]*$                               # a line of code by its end
-  | ^[^\n]*(?:\w\([^\s()]*\)|[=!<>+*/-]=|\s=\s|\w=\w|&&|\|\|)[^\n]*   # or by what is in it
+  | ^[^\n]*(?:\w\((?!e?s\))|[=!<>+*/-]=|\s=\s|\w=\w|&&|\|\|)[^\n]*   # or by what is in it
   | ^[ \t]*(?:import|from|def|class|return|elif|else:|SELECT|select|UPDATE|INSERT|CREATE)\b[^\n]*[(){}=;:*_][^\n]*$
   | </?[A-Za-z!][^<>\n]*>                                       # tags
   | (?:https?|ftp)://\S*[^\s.,;:!?)\]"'] | \b[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+   # addresses
@@ -55,7 +56,8 @@ _PROTECTED: Final = re.compile(
     re.VERBOSE | re.MULTILINE,
 )
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-_SENTENCE_END: Final = re.compile(r"(?:[.!?…]+[\"'”’)\]*]*\s+|\n[ \t]*\n\s*)[\"'“‘«(\[¿¡*]*\Z")
+_SENTENCE_END: Final = re.compile(r"[.!?…]+[\"'”’)\]*]*\s+[\"'“‘«(\[¿¡*]*\Z")
+_PARAGRAPH_END: Final = re.compile(r"\n[ \t]*\n\s*[\"'“‘«(\[¿¡*]*\Z")
 _TEXT_START: Final = re.compile(r"[\s\"'“‘«(\[¿¡*]*\Z")
 _LOWER_START: Final = re.compile(r"(?:\A|[.!?…][\"'”’)\]*]{0,4}\s|\n[ \t]{0,8}\n)\W{0,40}([^\W\d_A-Z])")
 
@@ -65,7 +67,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _ABBREVIATIONS: Final = _words(
-    "e.g i.e etc vs cf al approx ca nos fig eq ed eds vol pp dr mr mrs ms prof st jr sr inc ltd co dept est"
+    "e.g i.e etc vs cf al approx ca nos fig eq ed eds vol pp dr mr mrs ms prof st jr sr inc ltd co dept est oz tsp tbsp lb lbs min hr"
 )
 _CAPITALS: Final = _words(
     """USA UK EU UN UAE NASA NATO FBI CIA IRS NBA NFL FIFA UNESCO AI NLP GPT LLM API SQL HTML CSS JSON XML PDF CSV
@@ -76,6 +78,7 @@ _KEPT_CAPITALS: Final = {word.lower(): word for word in _CAPITALS}
 _ALSO_WORDS: Final = _words("aids ram css vi xi who may will mark march bill polish turkey china jack rose")
 """Of names and abbreviations, those that a text without capitals may well use as words."""
 
+_LINKS: Final = _words("the of and de la von van del da di")
 _ABOUT_CASE: Final = re.compile(
     r"""\b(?:
     (?:upper|lower|title|sentence|camel|snake|letter|mixed)[ -]?case|case[ -](?:in)?sensitiv\w*|all[ -]caps|caps
@@ -96,7 +99,7 @@ class _Word(NamedTuple):
     text: str
     gap: str
     """What stands before it: from the word or protected span before."""
-    after: str
+    before: str
     """The word or protected span before it; empty for the first."""
 
 
@@ -125,28 +128,38 @@ class _Prose:
         return [word for word in self.words if self._begins_sentence(word) and self._takes_capital(word)]
 
     def _begins_sentence(self, word: _Word) -> bool:
-        if not word.after:
+        if not word.before:
             return word.start == len(word.gap) and _TEXT_START.match(word.gap) is not None
-        if len(word.gap) > _MAX_GAP or _SENTENCE_END.search(word.gap) is None:
+        if len(word.gap) > _MAX_GAP:
+            return False
+        if _PARAGRAPH_END.search(word.gap) and not self.is_cased:
+            return True  # of a text with capitals a paragraph in small letters may be a quotation, data, code
+        if _SENTENCE_END.search(word.gap) is None:
             return False
         return not (word.gap.startswith(".") and self._is_shortened(word))
 
     def _is_shortened(self, word: _Word) -> bool:
         """Whether the dot after what stands before it is an abbreviation's, or a list's marker's."""
-        start = word.start - len(word.gap) - len(word.after)
-        if word.after.isdigit():
+        start = word.start - len(word.gap) - len(word.before)
+        if word.before.isdigit():
             return not self.text[max(start - _MAX_GAP, 0) : start].rpartition("\n")[2].strip()
-        return len(word.after) == 1 or word.after.lower() in _ABBREVIATIONS
+        return len(word.before) == 1 or word.before.lower() in _ABBREVIATIONS
 
     def _takes_capital(self, word: _Word) -> bool:
         first, rest = word.text[0], word.text[1:]
-        if len(word.text) == 1 and (first.lower() not in "ai" or self._next(word)[:1] in tuple(".):=/-")):
+        if len(word.text) == 1 and (first.lower() not in "ai" or self.after(word)[:1] in tuple(".):=/-")):
             return False  # a variable, a list's marker
         return (rest == rest.lower() or word.text.isupper()) and (first.isupper() or _capital(first) != first)
 
-    def _next(self, word: _Word) -> str:
+    def after(self, word: _Word) -> str:
+        """The character that follows a word."""
         end = word.start + len(word.text)
         return self.text[end : end + 1]
+
+    @cached_property
+    def is_cased(self) -> bool:
+        """With capitals and small letters."""
+        return not self.is_small and not self.is_shouted
 
     @cached_property
     def is_small(self) -> bool:
@@ -183,7 +196,7 @@ def truecase_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     wrong = [_is_wrong(turn, text) for turn, text in zip(turns, prose, strict=True)]
     if not any(wrong):
         return tuple(turns)
-    caseless = [is_wrong and (text.is_small or text.is_shouted) for is_wrong, text in zip(wrong, prose, strict=True)]
+    caseless = [is_wrong and not text.is_cased for is_wrong, text in zip(wrong, prose, strict=True)]
     names = _names(
         [
             text
@@ -221,38 +234,78 @@ def _is_wrong(turn: Turn, text: _Prose) -> bool:
     return whole and text.starts_small
 
 
-def _names(texts: Sequence[_Prose]) -> dict[str, str]:
-    """Lower case → how the texts write it in the middle of their sentences, where all agree on capitals."""
-    written: dict[str, set[str]] = {}
+_Names = Mapping[tuple[str, ...], tuple[str, ...]]
+
+
+def _names(texts: Sequence[_Prose]) -> _Names:
+    """Names, of one word or more, in small letters → as the texts write them in the middle of their sentences.
+
+    A name is a run of words with capitals, none of which is elsewhere written without. Words of longer ones are no names
+    by themselves: "Civil Rights Movement" says nothing of a movement.
+    """
+    names: dict[tuple[str, ...], tuple[str, ...]] = {}
+    unsure: set[tuple[str, ...]] = set()
+    words: set[str] = set()
     for text in texts:
-        starts = {word.start for word in text.starts}
-        for word in text.words:
-            if word.start not in starts and len(word.text) >= _MIN_NAME_LETTERS and word.gap.strip(" ") in ("", ","):
-                written.setdefault(word.text.lower(), set()).add(word.text)
-    names = {small: forms.pop() for small, forms in written.items() if len(forms) == 1 and small not in _ALSO_WORDS}
-    titles = {word for text in texts for word in _title_words(text)}
-    return {small: name for small, name in names.items() if small != name and small not in titles}
+        titles = _title_words(text)
+        for run in _capital_runs(text):
+            key = tuple(word.text.lower() for word in run)
+            written = tuple(word.text for word in run)
+            if names.setdefault(key, written) != written or not titles.isdisjoint(word.start for word in run):
+                unsure.add(key)
+        words |= {word.text for word in text.words if word.text == word.text.lower()}
+    return {
+        key: name
+        for key, name in names.items()
+        if key not in unsure and _is_name(key) and words.isdisjoint(set(key) - _LINKS)
+    }
 
 
-def _title_words(text: _Prose) -> Iterator[str]:
-    """The words of lines that are written Like Titles, whose capitals say nothing."""
+def _is_name(key: tuple[str, ...]) -> bool:
+    if len(key) > 1:
+        return len(key) <= _MAX_NAME_WORDS
+    return len(key[0]) >= _MIN_NAME_LETTERS and key[0] not in _ALSO_WORDS
+
+
+def _capital_runs(text: _Prose) -> Iterator[list[_Word]]:
+    """Words with a capital that follow each other, where the first follows a small one in its sentence."""
+    run: list[_Word] = []
+    follows = False
+    for word in text.words:
+        joined, capital = word.gap == " ", word.text != word.text.lower() and word.text not in ("I", "I'm", "I'll")
+        if not (joined and capital and run):
+            if run:
+                yield run
+            run = []
+            follows = follows and word.gap.strip(" ") in ("", ",")
+            if capital and follows:
+                run = [word]
+        else:
+            run.append(word)
+        follows = not capital or bool(run)
+    if run:
+        yield run
+
+
+def _title_words(text: _Prose) -> set[int]:
+    """Where words stand in lines that are written Like Titles, whose capitals say nothing."""
     ends = [found.start() for found in re.finditer("\n", text.text)]
+    starts: set[int] = set()
     for _, in_line in groupby(text.words, lambda word: bisect_left(ends, word.start)):
-        words = [word.text for word in in_line]
-        if 2 * sum(word[0].isupper() for word in words) > len(words):
-            yield from (word.lower() for word in words)
+        words = list(in_line)
+        if 2 * sum(word.text[0].isupper() for word in words) > len(words):
+            starts.update(word.start for word in words)
+    return starts
 
 
-def _mended(text: _Prose, names: Mapping[str, str]) -> str:
+def _mended(text: _Prose, names: _Names) -> str:
     parts: list[str] = []
     position = 0
     starts = {word.start for word in text.starts}
     says_i = text.is_english and not _I_COUNTS.search(text.text.lower())
-    for word in text.words:
-        written = _written(word.text, text, names)
-        if word.text.lower().replace("’", "'") in _I_FORMS:
-            alone = text._next(word) not in tuple("-=/\\_()[]*^+") and word.gap[-1:] not in tuple("-=/\\([*^+")
-            written = "I" + written[1:] if says_i and alone else written
+    for word, written in zip(text.words, _all_written(text, names), strict=True):
+        if says_i and _is_i(word, text):
+            written = "I" + written[1:]
         if word.start in starts and written == written.lower():
             written = _capital(written[0]) + written[1:]
         parts += [text.text[position : word.start], written]
@@ -260,13 +313,30 @@ def _mended(text: _Prose, names: Mapping[str, str]) -> str:
     return "".join([*parts, text.text[position:]])
 
 
-def _written(word: str, text: _Prose, names: Mapping[str, str]) -> str:
-    """A word's form in the middle of a sentence."""
-    if not text.is_small and not text.is_shouted:
-        return word
-    small = word.lower()
-    if small in names:
-        return names[small]
+def _is_i(word: _Word, text: _Prose) -> bool:
+    if word.text.lower().replace("’", "'") not in _I_FORMS:
+        return False
+    return text.after(word) not in tuple("-=/\\_()[]*^+") and word.gap[-1:] not in tuple("-=/\\([*^+")
+
+
+def _all_written(text: _Prose, names: _Names) -> list[str]:
+    """Each word's form in the middle of a sentence."""
+    if text.is_cased:
+        return [word.text for word in text.words]
+    written: list[str] = []
+    small = [word.text.lower() for word in text.words]
+    longest = max(map(len, names), default=0)
+    while (index := len(written)) < len(small):
+        size = 1
+        while size < longest and index + size < len(small) and text.words[index + size].gap == " ":
+            size += 1
+        while size and tuple(small[index : index + size]) not in names:
+            size -= 1
+        written += names[tuple(small[index : index + size])] if size else [_kept(small[index], text)]
+    return written
+
+
+def _kept(small: str, text: _Prose) -> str:
     if small in _KEPT_CAPITALS and (text.is_shouted or (text.is_english and small not in _ALSO_WORDS)):
         return _KEPT_CAPITALS[small]
     return small

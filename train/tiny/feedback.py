@@ -21,7 +21,7 @@ BEST_MEAN = 5.0
 class FeedbackSettings:
     """Which prompts feedback is given on."""
 
-    drawn_for_one: int = 2
+    drawn_for_one: int = 3
     """Prompts that are drawn and answered by the fine-tuned model for each one that is kept. Those go first where it
     erred: a pair teaches little where its own answers are right already."""
 

@@ -99,7 +99,9 @@ def _launch(flags: TrainFlags) -> LaunchOptions:
 
 def _dry_run(recipe: Recipe, only: Stage | None, flags: TrainFlags) -> None:
     from zephyr_local.train.dry_run import DryRunOptions, dry_run
+    from zephyr_local.train.stage import quiet_libraries
 
+    quiet_libraries()
     forecasts = dry_run(recipe, DryRunOptions(_launch(flags), flags.gpu, flags.mfu, only))
     if flags.as_json:
         click.echo(json.dumps([forecast.as_json() for forecast in forecasts], indent=2))
