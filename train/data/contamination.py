@@ -101,7 +101,7 @@ class OverlapLimits:
     """A shorter prompt counts only where it is the whole turn: few words are anybody's."""
     run_words: int = 13
     """Of a prompt with more, runs of so many words are looked for."""
-    min_share: float = 0.5
+    min_run_share: float = 0.5
     """Of these runs, how many must be in a turn; 0: one is enough."""
 
 
@@ -135,7 +135,7 @@ class PromptIndex:
         runs = {words[start : start + size] for start in range(len(words) - size + 1)}
         number = len(self._long)
         self._long.append(prompt)
-        self._n_needed.append(max(1, -int(-limits.min_share * len(runs) // 1)))
+        self._n_needed.append(max(1, -int(-limits.min_run_share * len(runs) // 1)))
         for run in runs:
             self._runs.setdefault(run, []).append(number)
             sizes = self._heads.setdefault(run[: self._head_words], [])

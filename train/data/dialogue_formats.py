@@ -133,7 +133,8 @@ def _alpaca(value: Mapping[str, Any]) -> list[Turn]:
     """`{"instruction", "input", "output"}`; `history` is a list of earlier (prompt, answer) pairs, as LLaMA-Factory
     writes it."""
     turns = []
-    for pair in value.get("history") or []:
+    history = value.get("history") or []
+    for pair in history if _is_list(history) else [history]:
         if not _is_list(pair) or len(pair) != 2:
             raise UnusableDialogueError("a history that is not made of pairs")
         turns += [Turn("user", _text(pair[0])), Turn("assistant", _text(pair[1]))]

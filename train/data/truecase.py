@@ -43,8 +43,8 @@ _PROTECTED: Final = re.compile(
   | \$\$(?s:.{1,2000}?)\$\$ | \$[^$\s](?:[^$\n]*[^$\s])?\$             # formulas
   | \\\((?s:.{1,2000}?)\\\) | \\\[(?s:.{1,2000}?)\\\]
   | ^(?:[ ]{4}|\t|>|[ \t]*[$%#][ ])[^\n]*                          # indented code, quoted lines, a shell's, comments
-  | ^[^\n]*(?:[;{}]|=>|->)[ \t]*$                               # a line of code by its end
-  | ^[^\n]*(?:\w\((?!e?s\))|[=!<>+*/-]=|\s=\s|\w=\w|&&|\|\|)[^\n]*   # or by what is in it
+  | ^[^\n`]*(?:[;{}]|=>|->)[ \t]*$                               # a line of code by its end
+  | ^[^\n`]*(?:\w\((?!e?s\))|[=!<>+*/-]=|\s=\s|\w=\w|&&|\|\|)[^\n]*   # or by what is in it
   | ^[ \t]*(?:import|from|def|class|return|elif|else:|SELECT|select|UPDATE|INSERT|CREATE)\b[^\n]*[(){}=;:*_][^\n]*$
   | </?[A-Za-z!][^<>\n]*>                                       # tags
   | (?:https?|ftp)://\S*[^\s.,;:!?)\]"'] | \b[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+   # addresses
@@ -67,7 +67,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 _ABBREVIATIONS: Final = _words(
-    "e.g i.e etc vs cf al approx ca nos fig eq ed eds vol pp dr mr mrs ms prof st jr sr inc ltd co dept est oz tsp tbsp lb lbs min hr"
+    """e.g i.e etc vs cf al approx ca nos fig eq ed eds vol pp dr mr mrs ms prof st jr sr inc ltd co dept est
+    oz tsp tbsp lb lbs min hr"""
 )
 _CAPITALS: Final = _words(
     """USA UK EU UN UAE NASA NATO FBI CIA IRS NBA NFL FIFA UNESCO AI NLP GPT LLM API SQL HTML CSS JSON XML PDF CSV
@@ -78,7 +79,6 @@ _KEPT_CAPITALS: Final = {word.lower(): word for word in _CAPITALS}
 _ALSO_WORDS: Final = _words("aids ram css vi xi who may will mark march bill polish turkey china jack rose")
 """Of names and abbreviations, those that a text without capitals may well use as words."""
 
-_LINKS: Final = _words("the of and de la von van del da di")
 _ABOUT_CASE: Final = re.compile(
     r"""\b(?:
     (?:upper|lower|title|sentence|camel|snake|letter|mixed)[ -]?case|case[ -](?:in)?sensitiv\w*|all[ -]caps|caps
@@ -86,7 +86,14 @@ _ABOUT_CASE: Final = re.compile(
     spelling|misspell\w*|typos?|spell-?check\w*)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-_ENGLISH: Final = _words("the and is my am you what how can have was want need with that this for of are it if")
+_ENGLISH: Final = _words(
+    """the and is my am you your what how can have was want need with that this for of are it if like does did they she
+    not but there think know would should could from get make find help please why when where which who"""
+)
+_ENGLISH_I: Final = re.compile(
+    r"\b(?:can|should|would|could|did|am|how do|what do|when do|where do|why do|how|what|that|if|when) i\b"
+    r"|\bi (?:am|have|had|want|need|would|could|should|think|like|know|can|will|feel|got|get|love|use|hope)\b"
+)
 _I_FORMS: Final = _words("i i'm i've i'll i'd")
 _I_COUNTS: Final = re.compile(
     r"\b(?:for(?: each| all| every)?|let|index|indices|where|over) i\b|\bi(?:th|-th)\b|[\[(,]i[\]),]"
@@ -132,8 +139,8 @@ class _Prose:
             return word.start == len(word.gap) and _TEXT_START.match(word.gap) is not None
         if len(word.gap) > _MAX_GAP:
             return False
-        if _PARAGRAPH_END.search(word.gap) and not self.is_cased:
-            return True  # of a text with capitals a paragraph in small letters may be a quotation, data, code
+        if _PARAGRAPH_END.search(word.gap):
+            return not self.is_cased  # a paragraph in small letters may be a quotation, data, code
         if _SENTENCE_END.search(word.gap) is None:
             return False
         return not (word.gap.startswith(".") and self._is_shortened(word))
@@ -141,7 +148,7 @@ class _Prose:
     def _is_shortened(self, word: _Word) -> bool:
         """Whether the dot after what stands before it is an abbreviation's, or a list's marker's."""
         start = word.start - len(word.gap) - len(word.before)
-        if word.before.isdigit():
+        if word.before.isdigit() or word.before in ("i", "I"):
             return not self.text[max(start - _MAX_GAP, 0) : start].rpartition("\n")[2].strip()
         return len(word.before) == 1 or word.before.lower() in _ABBREVIATIONS
 
@@ -181,7 +188,9 @@ class _Prose:
     @cached_property
     def is_english(self) -> bool:
         found = {word.text.lower().replace("’", "'") for word in self.words}
-        return len(found & _ENGLISH) >= 2 or not found.isdisjoint(_I_FORMS - {"i"})
+        if len(found & _ENGLISH) >= 2 or not found.isdisjoint(_I_FORMS - {"i"}):
+            return True
+        return _ENGLISH_I.search(self.text.lower()) is not None
 
 
 def truecase_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
@@ -240,8 +249,8 @@ _Names = Mapping[tuple[str, ...], tuple[str, ...]]
 def _names(texts: Sequence[_Prose]) -> _Names:
     """Names, of one word or more, in small letters → as the texts write them in the middle of their sentences.
 
-    A name is a run of words with capitals, none of which is elsewhere written without. Words of longer ones are no names
-    by themselves: "Civil Rights Movement" says nothing of a movement.
+    A name is a run of words with capitals, none of which is elsewhere written without. Words of longer ones are no
+    names by themselves: "Civil Rights Movement" says nothing of a movement.
     """
     names: dict[tuple[str, ...], tuple[str, ...]] = {}
     unsure: set[tuple[str, ...]] = set()
@@ -254,11 +263,7 @@ def _names(texts: Sequence[_Prose]) -> _Names:
             if names.setdefault(key, written) != written or not titles.isdisjoint(word.start for word in run):
                 unsure.add(key)
         words |= {word.text for word in text.words if word.text == word.text.lower()}
-    return {
-        key: name
-        for key, name in names.items()
-        if key not in unsure and _is_name(key) and words.isdisjoint(set(key) - _LINKS)
-    }
+    return {key: name for key, name in names.items() if key not in unsure and _is_name(key) and words.isdisjoint(key)}
 
 
 def _is_name(key: tuple[str, ...]) -> bool:
@@ -293,7 +298,7 @@ def _title_words(text: _Prose) -> set[int]:
     starts: set[int] = set()
     for _, in_line in groupby(text.words, lambda word: bisect_left(ends, word.start)):
         words = list(in_line)
-        if 2 * sum(word.text[0].isupper() for word in words) > len(words):
+        if 4 * sum(word.text[0].isupper() for word in words) >= 3 * len(words):
             starts.update(word.start for word in words)
     return starts
 
