@@ -23,7 +23,9 @@ KILLS = 5
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_recipe(tmp_path_factory.mktemp("recipe"), {"dsft": STEPS, "ddpo": STEPS}, export=["q4_k_m"])
+    return build_recipe(
+        tmp_path_factory.mktemp("recipe"), {"dsft": STEPS, "ddpo": STEPS}, export=["q4_k_m"], name="recipe"
+    )
 
 
 @pytest.fixture(scope="module")
