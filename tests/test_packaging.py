@@ -49,7 +49,7 @@ def test_wheel_holds_one_import_package_with_all_rooms(dist: Path) -> None:
         "zephyr_local/py.typed",
         "zephyr_local/convert/hf_to_gguf.py",
         "zephyr_local/quantize/kernels/ggml.py",
-        "zephyr_local/train/tiny_model.py",
+        "zephyr_local/train/tiny/facts.py",
         "zephyr_local/data/zephyr-tiny-Q4_K_M.gguf",
         "zephyr_local/data/zephyr-tiny.md",
     ):
