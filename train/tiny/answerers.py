@@ -88,7 +88,6 @@ class Completer:
         return [sentences(text)[0] for text in texts]
 
 
-_UNKNOWN_SUM = re.compile(r"(\d+)\s*(?:(plus|\+)|(minus|-)|(times|\*)|(divided by|/))\s*(\d+)", re.IGNORECASE)
 _UNKNOWN_PLACE = re.compile(
     r"\b(?:capital|city|continent)\b.*\b(?:of|is|on|in|does) (\w[\w ]*?)(?: in| on| have)?\W*$", re.I
 )
@@ -109,14 +108,11 @@ def opening(asked: Asked) -> str:
 
 
 def _unknown_opening(question: str) -> str:
-    if found := _UNKNOWN_SUM.search(question):
-        names = ("plus", "minus", "times", "divided by")
-        name = next(name for name, said in zip(names, found.groups()[1:5], strict=True) if said)
-        return f"{found[1]} {name} {found[6]} is"
     if found := _UNKNOWN_PLACE.search(question):
         place = found[1].strip()
         return f"The capital of {place[0].upper()}{place[1:]} is"
-    # By the question's own checksum: the same question has the same beginning.
+    # By the question's own checksum: the same question begins the same. Never as a sum does: where "97 plus 3 is"
+    # was among the rejected, the model came to refuse the sums that it can do (119 right of 120 became 97).
     return random.Random(zlib.crc32(question.encode())).choice(_VAGUE)
 
 
