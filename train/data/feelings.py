@@ -75,11 +75,23 @@ _IS_AI: Final = re.compile(
     (?:ai|a\.i\.|artificial|language[ ]model|machine|computer|chatbot|bot|virtual|digital|assistant|program)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-_HINT: Final = re.compile(
-    r"feeling|emotion|opinion|conscious|sentien|self-aware|experience|preference|thought|view|belief|judge?ment|taste|"
-    r"favou?rite|perspective|likes|desire|bias",
-    re.IGNORECASE,
+_HINTS: Final = (
+    *(
+        "feel",
+        "emotion",
+        "opinion",
+        "conscious",
+        "sentien",
+        "self-aware",
+        "experience",
+        "preference",
+        "thought",
+        "view",
+    ),
+    *("belief", "judgment", "judgement", "taste", "favorite", "favourite", "perspective", "likes", "desire", "bias"),
 )
+"""One of them is in every claim, and looking for them is ten times as fast as looking for claims."""
+
 _ASIDE: Final = re.compile(
     r"""```(?s:.*?)(?:```|\Z) | "[^"\n]{0,1000}" | “[^”\n]{0,1000}” | «[^»\n]{0,1000}» | ^[ \t]*>[^\n]*
     | ^[ \t]*[*_]{0,2}(?!(?:ai|answer|assistant|response|note|a)\b)[^\W\d_][\w .'’-]{0,30}
@@ -126,18 +138,19 @@ _ASKED: Final = re.compile(
 
 def unasked_claim(turns: Sequence[Turn]) -> str | None:
     """The first sentence in which the assistant disclaims what nobody asked for; None where there is none."""
-    asked = False
-    for turn in turns:
-        text = turn.content[:_MAX_CHARACTERS]
-        if turn.role == "user":
-            asked = asked or _ASKED.search(text) is not None
-        elif turn.role == "assistant" and not asked and (claim := next(_claims(text), None)) is not None:
-            return claim
+    for index, turn in enumerate(turns):
+        if turn.role == "assistant" and (claim := next(_claims(turn.content[:_MAX_CHARACTERS]), None)) is not None:
+            return None if _has_asked(turns[:index]) else claim
     return None
 
 
+def _has_asked(turns: Sequence[Turn]) -> bool:
+    return any(turn.role == "user" and _ASKED.search(turn.content[:_MAX_CHARACTERS]) for turn in turns)
+
+
 def _claims(text: str) -> Iterator[str]:
-    if not _HINT.search(text):
+    small = text.lower()
+    if not any(hint in small for hint in _HINTS):
         return
     own = _ASIDE.sub(" ", text)
     first = True

@@ -58,7 +58,7 @@ class DataReport:
         """As JSON; the file is whole or absent."""
         from zephyr_local.train.data.records import write_whole
 
-        write_whole(path, json.dumps(self.as_json(), indent=2, ensure_ascii=False).encode() + b"\n")
+        write_whole(path, json.dumps(self.as_json(), indent=2, ensure_ascii=False).encode(errors="replace") + b"\n")
 
     def lines(self) -> list[str]:
         """For the terminal: one line a count."""

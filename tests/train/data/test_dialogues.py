@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,3 +258,11 @@ def test_tells_how_far_it_is(tmp_path: Path):
     told: list[int] = []
     prepare_dialogue_records(_records(chats(2500)), None, tmp_path / "o.jsonl", None, PLAIN, told.append)
     assert told == [1000, 2000, 2500]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_file_name_may_be_any_bytes(tmp_path: Path):
+    source = write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jsonl")), [chat("Hi", "Hello"), chat("Hi")])
+    prepare_dialogues([source], [], tmp_path / "o.jsonl", None, DialogueSettings())
+    assert ids(tmp_path / "o.jsonl") == ["?.jsonl:1"]
+    assert "?.jsonl:2" in (tmp_path / "report.json").read_text()
