@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any, Final
 from zephyr_local.errors import InvalidInputError, OutputError
 from zephyr_local.train.data.records import write_whole
 from zephyr_local.train.recipe import Recipe, Stage
+
+LOCK_WAIT_S: Final = 3.0
+"""A stage that was killed with its command may take a moment to be gone."""
 
 _SHOWN_DIFFERENCES: Final = 8
 _ABSENT: Final = "nothing"
@@ -164,10 +168,16 @@ def _lock(descriptor: int, folder: Path) -> None:
         except OSError:
             raise _busy(folder) from None
         return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise _busy(folder) from None
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise _busy(folder) from None
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _busy(folder: Path) -> OutputError:
