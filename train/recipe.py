@@ -258,7 +258,9 @@ def _stage_data(stage: Stage, value: object, folder: Path, file: Path) -> StageD
         raise InvalidInputError(f"data.{stage}.held_out is {held_out!r} in {file}", "Give a share from 0 to below 1")
     if test and held_out:
         raise InvalidInputError(f"data.{stage} has test and held_out in {file}", "Give one of the two")
-    prepare = _mapping(entry.get("prepare") or {}, f"data.{stage}.prepare in {file}")
+    prepare = dict(_mapping(entry.get("prepare") or {}, f"data.{stage}.prepare in {file}"))
+    if "against" in prepare:  # files of prompts, relative ones to the recipe like all others
+        prepare["against"] = list(_sources(prepare["against"], folder, f"data.{stage}.prepare.against in {file}"))
     return StageData(train, test, float(held_out), prepare)
 
 

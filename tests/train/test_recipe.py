@@ -26,8 +26,9 @@ def change(folder: Path, **keys: object) -> None:
 
 def test_paths_are_relative_to_the_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe.read(folder)
+    recipe = Recipe.read(folder, ["data.dsft.prepare.against=prompts.txt"])
     assert recipe.base == str(folder / "base")
+    assert recipe.data["dsft"].prepare["against"] == [str(folder / "prompts.txt")]
     assert recipe.data["dsft"].train == (str(folder / "dialogues.jsonl"),)
     assert recipe.stages == ("dsft", "ddpo")
     assert recipe.name == "recipe"
