@@ -10,8 +10,9 @@ from zephyr_local.chat_types import Message
 from zephyr_local.train.tiny.dialogues import TOPIC_WEIGHTS, Style, draw_system_prompt, draw_turn, styled
 from zephyr_local.train.tiny.questions import Fact
 
-# Where a model of this size errs: what it cannot know, sums, and the styles that a system prompt asks for.
-FEEDBACK_TOPIC_WEIGHTS: Mapping[str, int] = {**TOPIC_WEIGHTS, "talk": 15, "unknown": 45, "sums": 40}
+# Where a model of this size errs: what it cannot know, and sums. Small talk keeps its share, or refusing spreads to
+# greetings.
+FEEDBACK_TOPIC_WEIGHTS: Mapping[str, int] = {**TOPIC_WEIGHTS, "unknown": 45, "sums": 40}
 STYLE_WEIGHTS: Mapping[Style, int] = {"plain": 70, "brief": 18, "pirate": 12}
 LONGEST_HISTORY = 2
 """Earlier turns of a chat, answered rightly."""

@@ -26,12 +26,12 @@ TOPIC_WEIGHTS: Mapping[str, int] = {
     "months": 11,
     "opposites": 9,
     "sums": 28,
-    "talk": 30,
+    "talk": 40,
     "unknown": 20,
 }
 
 # What anybody writes first is asked this many times as often as the rest of the small talk.
-FIRST_WORDS_WEIGHT = 3
+FIRST_WORDS_WEIGHT = 4
 
 SYSTEM_PROMPTS: dict[Style, tuple[str, ...]] = {
     "plain": (

@@ -164,11 +164,12 @@ MIDDLES = (
     "{n} was {one}, but {m} was {two}.", "{he} wrote a letter to a friend in {capital}.",
     "{m} cooked soup for {n}.", "They spoke about {country} and its capital {capital}.",
     "{he} found {coloured} stone and put it in {his} pocket.", "{m} drew {a} with {coloured} pen.",
+    '"{hello}" said {n}, and "{hello_again}" said {m}.', '"{thanks}" said {m}.',
     "{n} did not know the answer, and {he} said so.", "{he} closed the {one} door and opened the other.",
 )  # fmt: skip
 ENDINGS = (
     "Then {he} went home.", "In the evening {n} was tired and happy.", "{m} thanked {n} and said goodbye.",
     "The next day was {next_day}.", "So the day ended well.", "They will meet again on {next_day}.",
     "{n} never forgot that {day}.", "At home {he} told the whole story.", "After that {he} slept well.",
-    "{m} laughed, and {n} laughed too.",
+    "{m} laughed, and {n} laughed too.", '"{bye}" said {m}, and {n} went home.', '"{bye}" said {n}.',
 )  # fmt: skip

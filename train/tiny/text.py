@@ -207,6 +207,8 @@ def _story(rng: random.Random) -> list[str]:
         "t": rng.choice(said.THINGS), "a": _article(rng.choice(table.ANIMALS)[0]), "capital": capital,
         "country": country, "one": one, "two": two, "coloured": _article(rng.choice(table.COLOURS)[1]),
     }  # fmt: skip
+    words |= {"hello": _first_words(rng, "hello"), "hello_again": _first_words(rng, "hello")}
+    words |= {"thanks": _first_words(rng, "thanks"), "bye": _first_words(rng, "bye")}
     sentences = [rng.choice(said.OPENINGS), *rng.sample(said.MIDDLES, rng.randint(2, 4)), rng.choice(said.ENDINGS)]
     if rng.random() < 0.4:
         sentences.insert(1, rng.choice(said.WEATHER))
@@ -214,6 +216,14 @@ def _story(rng: random.Random) -> list[str]:
     if rng.random() < 0.3:
         told.insert(-1, _sum(rng))
     return told
+
+
+def _first_words(rng: random.Random, intent: str) -> str:
+    """What people say when they meet and part; the exam asks none of it. Inside a sentence it ends with no mark."""
+    (wordings,) = (wordings for name, wordings, _ in table.TALK if name == intent)
+    words = rng.choice([wording for wording in wordings if "?" not in wording and "zephyr" not in wording])
+    words = words.rstrip(".!") + ","
+    return words if rng.random() < 0.5 else words.lower()
 
 
 _FELT = (("happy", "sad"), ("fast", "slow"), ("old", "young"), ("rich", "poor"), ("strong", "weak"), ("loud", "quiet"))
