@@ -97,7 +97,8 @@ def _came_out(results: Mapping[str, Any]) -> list[str]:
 
 def _data(report: Mapping[str, Any]) -> list[str]:
     sources = report["sources"]
-    rows = [("train", "; ".join(sources["train"])), ("test", "; ".join(sources["test"]) or "none given")]
+    train, test = ("; ".join(map(_source_name, sources[split])) for split in ("train", "test"))
+    rows = [("train", train), ("test", test or "none given")]
     rows += [("read", f"{report['read']:,}"), ("kept", f"{report['kept']:,}")]
     rows += [(f"dropped: {reason}", f"{count:,}") for reason, count in report["dropped"].items()]
     rows += [(f"changed: {what}", f"{count:,}") for what, count in report["changed"].items()]
@@ -107,6 +108,11 @@ def _data(report: Mapping[str, Any]) -> list[str]:
         if f"{split}_ids" in report
     ]
     return ["## Data", "", *_table([(name, value.replace("|", "\\|")) for name, value in rows])]
+
+
+def _source_name(source: str) -> str:
+    """A file without its folders: a card travels, and whose machine it was is nobody's business."""
+    return source if source.startswith(("hub:", "made:")) else Path(source).name
 
 
 def _settings(recipe: Recipe, stage: Stage) -> list[str]:

@@ -82,12 +82,13 @@ def test_results_tell_loss_rewards_and_speed(done: tuple[Path, list[str]]):
     assert "trl" in results["versions"]
 
 
-def test_the_card_says_what_the_model_was_made_from(done: tuple[Path, list[str]]):
+def test_the_card_says_what_the_model_was_made_from(done: tuple[Path, list[str]], recipe_folder: Path):
     out, _ = done
     card = (out / "dsft" / "README.md").read_text()
     assert card.startswith("---\nmodel_name: small\nlicense: apache-2.0\n")
     assert "dialogues.jsonl" in card
     assert str(out) not in card
+    assert str(recipe_folder) not in card
     assert "| `learning_rate` | `0.001` |" in card
     assert "transformers" in card
 
