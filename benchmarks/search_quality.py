@@ -30,8 +30,8 @@ from zephyr_local.quantize.encoders import open_encoder
 from zephyr_local.quantize.kernels import ggml
 from zephyr_local.quantize.output_plan import encoded_kinds, plan_outputs
 from zephyr_local.quantize.types import FileType
+from zephyr_local.train.tiny.tokenizer import ChatVocabulary
 from zephyr_local.train.tiny_model import NOT_SAID, Batch, TinySettings, batches
-from zephyr_local.train.tiny_tokenizer import ChatVocabulary
 
 SEED = 4242  # of the dialogues; training has another
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
+from tests.conftest import skip_or_fail
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.launch import (
     BUNDLED,
@@ -76,7 +78,8 @@ def test_fsdp2_s_file_builds_accelerate_s_plugin(monkeypatch: pytest.MonkeyPatch
 
 
 def test_zero3_s_file_builds_accelerate_s_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("deepspeed")
+    if importlib.util.find_spec("deepspeed") is None:
+        skip_or_fail("deepspeed", "pip install --no-build-isolation deepspeed")
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils import DeepSpeedPlugin
     from accelerate.utils.launch import prepare_deepspeed_cmd_env
