@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from zephyr_local.train.data.records import write_whole
-from zephyr_local.train.duration import duration
 from zephyr_local.train.recipe import Recipe, Stage
 from zephyr_local.train.run_folder import RunFolder, stage_base
+from zephyr_local.train.terminal import duration
 
 _TITLES: Final[Mapping[Stage, str]] = {
     "pretrain": "pre-training",

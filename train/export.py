@@ -139,9 +139,9 @@ def _answers(gguf: Path, chats: ChatIds) -> list[tuple[list[int], list[int], lis
 
 def main() -> int:
     """The process's entry point; returns its exit code."""
-    from zephyr_local.train.progress import say_on_stderr
     from zephyr_local.train.stage import quiet_libraries
     from zephyr_local.train.stage_error import reporting
+    from zephyr_local.train.terminal import say_on_stderr
 
     parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.export")
     parser.add_argument("folder", type=Path)

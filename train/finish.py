@@ -17,7 +17,6 @@ from zephyr_local.convert.model_config import read_json
 from zephyr_local.train.card import write_card
 from zephyr_local.train.chat_ids import ChatIds
 from zephyr_local.train.data.records import write_whole
-from zephyr_local.train.hf_tokenizer import tokenizer_from_pieces
 from zephyr_local.train.recipe import Recipe, Stage
 from zephyr_local.train.run_folder import RunFolder, stage_base
 from zephyr_local.train.stage_error import reporting
@@ -106,6 +105,8 @@ def copy_tokenizer(base: Path, target: Path, chats: ChatIds) -> None:
     config = read_json(config_path) if config_path.is_file() else {}
     config.pop("chat_template", None)  # chat_template.jinja says it
     if not (target / "tokenizer.json").is_file():
+        from zephyr_local.train.hf_tokenizer import tokenizer_from_pieces
+
         tokenizer = tokenizer_from_pieces(chats)
         tokenizer.backend_tokenizer.save(str(target / "tokenizer.json"))
         config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")

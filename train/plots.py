@@ -64,8 +64,8 @@ def plot_stage(folder: Path, say: Callable[[str], None] = lambda _line: None) ->
 
 def main() -> int:
     """The process's entry point; returns its exit code."""
-    from zephyr_local.train.progress import say_on_stderr
     from zephyr_local.train.stage_error import reporting
+    from zephyr_local.train.terminal import say_on_stderr
 
     parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.plots")
     parser.add_argument("folders", nargs="+", type=Path)

@@ -198,9 +198,9 @@ def make_new_model(run: RunFolder, recipe: Recipe) -> None:
 
 def main() -> int:
     """The process's entry point; returns its exit code."""
-    from zephyr_local.train.progress import say_on_stderr
     from zephyr_local.train.stage import quiet_libraries
     from zephyr_local.train.stage_error import reporting
+    from zephyr_local.train.terminal import say_on_stderr
 
     parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.prepare")
     parser.add_argument("out", type=Path)

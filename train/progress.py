@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from zephyr_local.train.duration import duration
+from zephyr_local.train.terminal import duration
 
 _SHOWN: Final = {  # TRL's name → ours, short
     "loss": "loss",
@@ -67,12 +66,3 @@ class TellProgress(TrainerCallback):
         left = (state.max_steps - state.global_step) * (now - since) / (state.global_step - step)
         rate = [f"{(tokens - before) / (now - since):,.0f} tokens/s"] if tokens > before else []
         return [*rate, f"{duration(left)} left"]
-
-
-def say_on_stderr(line: str) -> None:
-    """One line for the terminal; a process that has lost it trains on."""
-    try:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-    except OSError:
-        return

@@ -81,7 +81,7 @@ def train_stage(out: Path, stage: Stage, options: StageOptions, say: Callable[[s
     started = time.perf_counter()
     output = trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
     elapsed_s = time.perf_counter() - started
-    evaluation = trainer.evaluate() if data.test is not None and trainer.eval_dataset is not None else {}
+    evaluation = _evaluation(trainer) if trainer.eval_dataset is not None else {}
     _save(trainer, folder.saved)
     if main:
         results = _results(stage, trainer, arguments, elapsed_s)
@@ -104,6 +104,14 @@ def _require_ready(
 
 def _say_nothing(_line: str) -> None:
     """For all processes but the first."""
+
+
+def _evaluation(trainer: Any) -> dict[str, float]:  # noqa: ANN401 — TRL's
+    """The test split after the last step, unless the recipe has just had it evaluated."""
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
+    if last is not None and last["step"] == trainer.state.global_step:
+        return {key: value for key, value in last.items() if key.startswith("eval_")}
+    return dict(trainer.evaluate())
 
 
 def _save(trainer: Any, folder: Path) -> None:  # noqa: ANN401
@@ -167,7 +175,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true")
     given = parser.parse_args()
     quiet_libraries()
-    from zephyr_local.train.progress import say_on_stderr
+    from zephyr_local.train.terminal import say_on_stderr
 
     options = StageOptions(given.threads, given.world, given.force)
     exit_codes: list[int] = []

@@ -1,6 +1,17 @@
-"""How durations are written for people."""
+"""What a run says to people: lines on stderr, and how long things take."""
 
 from __future__ import annotations
+
+import sys
+
+
+def say_on_stderr(line: str) -> None:
+    """One line for the terminal; a process that has lost it trains on."""
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except OSError:
+        return
 
 
 def duration(seconds: float) -> str:
