@@ -149,6 +149,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     given = parser.parse_args()
     quiet_libraries()
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     if given.threads is not None:
         import torch
 
