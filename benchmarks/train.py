@@ -68,16 +68,18 @@ def _callback(path: Path) -> Any:  # noqa: ANN401
 
 def run_ours(work: Path, result: Path) -> None:
     """The stage as `train run` trains it: its ids, TRL's trainer."""
+    import yaml
+
     from zephyr_local.train.chat_ids import ChatIds
+    from zephyr_local.train.child import quiet_libraries
     from zephyr_local.train.hf_tokenizer import tokenizer_from_pieces
     from zephyr_local.train.ids_file import read_ids, write_ids
-    from zephyr_local.train.stage import quiet_libraries
     from zephyr_local.train.trainers import StageData, make_trainer, parse_stage
 
     quiet_libraries()
     given = json.loads((work / "given.json").read_text())
     stage, base = given["stage"], Path(given["base"])
-    arguments = parse_stage(stage, work / "stage.yaml", work / "out")
+    arguments = parse_stage(stage, yaml.safe_load((work / "stage.yaml").read_text()), work / "out")
     chats = ChatIds(base, "zephyr", given["system_turn"])
     ids = work / "ids.arrow"
     started = time.perf_counter()

@@ -72,7 +72,7 @@ class _AddedToken:
 
 def read_vocabulary(folder: Path, config: ModelConfig) -> Vocabulary:
     """Reads and checks the vocabulary; there will be exactly `config.vocab_size` tokens."""
-    vocabulary = _read_pieces(folder, config.vocab_size)
+    vocabulary = read_pieces(folder, config.vocab_size)
     tokenizer_config = _optional_json(folder / "tokenizer_config.json")
     _add_tokens(vocabulary, folder, tokenizer_config)
     _require_match(vocabulary, config.vocab_size)
@@ -91,7 +91,8 @@ def _optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _read_pieces(folder: Path, n_tokens: int) -> Vocabulary:
+def read_pieces(folder: Path, n_tokens: int) -> Vocabulary:
+    """The pieces of tokenizer.model, or of tokenizer.json, padded to `n_tokens`; no token that was added later."""
     if (path := folder / "tokenizer.model").is_file():
         return _read_sentencepiece(path, n_tokens)
     if (path := folder / "tokenizer.json").is_file():

@@ -79,16 +79,16 @@ def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
 def _came_out(results: Mapping[str, Any]) -> list[str]:
     losses = [entry["loss"] for entry in results["log"] if "loss" in entry]
     tokens = max((entry.get("num_tokens", 0) for entry in results["log"]), default=0)
-    memory = results["peak_gpu_bytes"] or results["peak_rss_bytes"]
-    kind = "GPU memory" if results["peak_gpu_bytes"] else "memory of the process"
     rows = [
         ("parameters", f"{results['n_parameters']:,}, of which {results['n_trained']:,} were trained"),
         ("steps", f"{results['n_steps']:,}, {results['epochs']:.3g} epochs"),
         ("loss", f"{losses[0]:.4g} at first, {losses[-1]:.4g} at the end" if losses else "not logged"),
         ("tokens", f"{tokens:,.0f}"),
         ("time", f"{duration(results['elapsed_s'])}, {results['processes']} process(es), {results['device']}"),
-        ("peak", f"{memory / 2**30:.2f} GiB {kind}"),
     ]
+    for key, kind in (("peak_gpu_bytes", "GPU memory"), ("peak_rss_bytes", "memory of the process")):
+        if results[key] is not None:
+            rows.append((f"peak {kind}", f"{results[key] / 2**30:.2f} GiB"))
     if results["resumed_from"]:
         rows.append(("gone on from", f"{results['resumed_from']}; time is from there on"))
     test = [(name, f"{results['test'][key]:.4g}") for key, name in _TEST_NAMES.items() if key in results["test"]]

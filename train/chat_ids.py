@@ -11,19 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Self, get_args
 
 from zephyr_local.chat_template import ZEPHYR_TEMPLATE, ChatTemplate, encode_chat
 from zephyr_local.chat_types import ROLES, Message
-from zephyr_local.convert.model_config import read_config
+from zephyr_local.convert.model_config import read_config, read_json
 from zephyr_local.convert.vocabulary import TokenKind, Vocabulary, read_vocabulary
 from zephyr_local.errors import InvalidInputError, TemplateError
+from zephyr_local.train.recipe import SystemTurn
 
 NOT_LEARNED: Final = -100
 """A label that the loss leaves out: torch's ``ignore_index``."""
-
-SystemTurn = Literal["as_written", "empty"]
-"""``empty``: a chat without a system turn gets an empty one, as the code of 2023 did; in training and in serving."""
 
 # What whitespace Jinja leaves is what Zephyr's own lines leave: trim_blocks takes the newline after each tag.
 _EMPTY_SYSTEM_TURN: Final = "{% if messages[0]['role'] != 'system' %}\n{{ '<|system|>\n' + eos_token }}\n{% endif %}\n"
@@ -143,6 +141,12 @@ class ChatIds:
         self.template = ChatTemplate.named(template) if template == "zephyr" else ChatTemplate.from_file(Path(template))
         self.vocabulary = PieceVocabulary(read_vocabulary(folder, config), add_bos=_adds_bos(folder))
 
+    @classmethod
+    def of_checkpoint(cls, folder: Path) -> Self:
+        """With the template that a finished checkpoint carries, or Zephyr's; its system-turn rule is in it."""
+        template = folder / "chat_template.jinja"
+        return cls(folder, str(template) if template.is_file() else "zephyr")
+
     def close(self) -> None:
         self.template.close()
 
@@ -224,7 +228,5 @@ def messages_of(record: Sequence[Mapping[str, Any]]) -> list[Message]:
 
 def _adds_bos(folder: Path) -> bool:
     """As llama.cpp has it for SentencePiece vocabularies: unless tokenizer_config.json says no."""
-    from zephyr_local.convert.model_config import read_json
-
     path = folder / "tokenizer_config.json"
     return (read_json(path) if path.is_file() else {}).get("add_bos_token") is not False

@@ -1,14 +1,11 @@
-"""A recipe's forecast without running it: ``python -m zephyr_local.train.dry_run RECIPE``.
+"""A recipe's forecast without running it: what ``zephyr-local train run RECIPE --dry-run`` prints.
 
-Reads the recipe, TRL's keys of each stage, and the base's config.json; no weights, no data, no network. In a process of
-its own, because TRL's parser imports torch.
+Reads the recipe, TRL's keys of each stage, and the base's config.json; no weights, no data, no network.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -86,30 +83,8 @@ def _work(recipe: Recipe, plan: StagePlan) -> Work:
     return Work(sum(numbers)) if numbers and len(numbers) == len(known) else Work()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The process's entry point; returns its exit code."""
-    from zephyr_local.train.stage_error import reporting
-
-    parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.dry_run")
-    parser.add_argument("recipe")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--only")
-    parser.add_argument("--launcher")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--gpu")
-    parser.add_argument("--mfu", type=float)
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args(arguments)
-    exit_codes: list[int] = []
-    with reporting(exit_codes):
-        launch = LaunchOptions(given.launcher, given.processes)
-        options = DryRunOptions(launch, given.gpu, given.mfu, given.only)
-        forecasts = dry_run(Recipe.read(given.recipe, given.set), options)
-        sys.stdout.write(_shown(forecasts, as_json=given.json))
-    return exit_codes[0] if exit_codes else 0
-
-
-def _shown(forecasts: Sequence[Forecast], *, as_json: bool) -> str:
+def shown(forecasts: Sequence[Forecast], *, as_json: bool) -> str:
+    """For the terminal, or as JSON; with a final newline."""
     if as_json:
         stages: list[dict[str, Any]] = [forecast.as_json() for forecast in forecasts]
         return json.dumps({"stages": stages}, indent=2) + "\n"
@@ -119,7 +94,3 @@ def _shown(forecasts: Sequence[Forecast], *, as_json: bool) -> str:
     if len(known) == len(hours) > 1:
         lines.append(f"all stages: about {sum(known):.1f} hours")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

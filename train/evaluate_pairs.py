@@ -45,7 +45,7 @@ def evaluate_pairs(
     InvalidInputError for files without pairs.
     """
     settings = settings or EvaluationSettings()
-    chats = ChatIds(model, template=template_of(model))
+    chats = ChatIds.of_checkpoint(model)
     rows = _rows(pairs, chats, settings.limit)
     if not rows:
         raise InvalidInputError("there are no pairs to score", "Give pairs as `zephyr-local data preferences` writes")
@@ -53,9 +53,8 @@ def evaluate_pairs(
     total = len(answers) * (1 if reference is None else 2)
     told = _Told(total, on_progress)
     policy = answer_log_probabilities(model, answers, settings, told)
-    baseline = [0.0] * len(answers) if reference is None else None
-    if baseline is None:
-        assert reference is not None
+    baseline = [0.0] * len(answers)
+    if reference is not None:
         baseline = answer_log_probabilities(reference, answers, settings, told)
     scores = [
         PairScore(
@@ -69,12 +68,6 @@ def evaluate_pairs(
         for i, row in enumerate(rows)
     ]
     return pair_accuracy(scores, beta=settings.beta)
-
-
-def template_of(folder: Path) -> str:
-    """The template that a checkpoint's folder carries, or Zephyr's."""
-    path = folder / "chat_template.jinja"
-    return str(path) if path.is_file() else "zephyr"
 
 
 class _Told:

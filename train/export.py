@@ -17,6 +17,8 @@ from zephyr_local.errors import CheckpointError
 from zephyr_local.quantize.types import FileType
 from zephyr_local.settings import EngineSettings, Sampling
 from zephyr_local.train.chat_ids import ChatIds
+from zephyr_local.train.child import run_child
+from zephyr_local.train.terminal import say_on_stderr
 
 EXACT_LIMIT: Final = 1e-3
 """Largest difference of a log probability from the float32 GGUF's with a float32 cache; 1e-5 is usual."""
@@ -56,11 +58,12 @@ def export(folder: Path, requests: Sequence[tuple[str, Path]], say: Callable[[st
 
     Raises CheckpointError where they disagree; then no target is there.
     """
-    if _weight_bytes(folder) <= CHECKED_EXACTLY_BYTES:
+    reference = Reference(folder)
+    if reference.exact:
         with tempfile.TemporaryDirectory(prefix=".export.", dir=folder) as scratch:
             exact = Path(scratch) / "exact-F32.gguf"
             convert_model(folder, [OutputRequest(exact, FileType.parse("f32"))])
-            check = check_logits(folder, exact)
+            check = reference.compare(exact)
         say(check.line("float32 GGUF against the checkpoint"))
         if check.largest_difference > EXACT_LIMIT:
             raise CheckpointError(
@@ -70,7 +73,7 @@ def export(folder: Path, requests: Sequence[tuple[str, Path]], say: Callable[[st
     outputs = [OutputRequest(target, FileType.parse(kind)) for kind, target in requests]
     convert_model(folder, outputs, ConvertOptions(overwrite=True), on_notice=say)
     for _, target in requests:
-        check = check_logits(folder, target)
+        check = reference.compare(target)
         say(check.line(target.name))
         if check.same_likeliest < AGREEMENT_LIMIT * check.n_tokens:
             for _, written in requests:
@@ -83,38 +86,36 @@ def export(folder: Path, requests: Sequence[tuple[str, Path]], say: Callable[[st
         say(f"{target.name}: {target.stat().st_size / 1e6:.1f} MB; zephyr-local chat {target}")
 
 
-def _weight_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+class Reference:
+    """A checkpoint in transformers, loaded once, with which GGUFs made of it are compared."""
 
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
 
-def check_logits(folder: Path, gguf: Path) -> LogitCheck:
-    """Compare a GGUF with its checkpoint. Raises CheckpointError where the two see other token ids."""
-    import torch
-    from transformers import AutoModelForCausalLM
+        self._chats = ChatIds.of_checkpoint(folder)
+        self.exact = sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= CHECKED_EXACTLY_BYTES
+        """Small enough for float32, as a GGUF computes."""
+        dtype = torch.float32 if self.exact else "auto"
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self._model: Any = model.eval()
 
-    chats = ChatIds(folder, template=_template_of(folder))
-    answers = _answers(gguf, chats)
-    # In float32: the GGUF computes so, and half precision on a CPU is slow.
-    exact = _weight_bytes(folder) <= CHECKED_EXACTLY_BYTES
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if exact else "auto")
-    model.eval()
-    differences: list[float] = []
-    same = places = 0
-    for prompt_ids, tokens, likeliest in answers:
-        with torch.inference_mode():
-            logits = model(torch.tensor([prompt_ids + tokens])).logits[0, len(prompt_ids) - 1 : -1]
-        log_probabilities = torch.log_softmax(logits.float(), dim=-1)
-        for place, among in enumerate(likeliest):
-            row = log_probabilities[place]
-            places += 1
-            same += int(row.argmax()) == next(iter(among))
-            differences += [abs(float(row[token]) - value) for token, value in among.items()]
-    return LogitCheck(places, max(differences), sum(differences) / len(differences), same)
+    def compare(self, gguf: Path) -> LogitCheck:
+        """The GGUF beside the checkpoint. Raises CheckpointError where the two see other token ids."""
+        import torch
 
-
-def _template_of(folder: Path) -> str:
-    path = folder / "chat_template.jinja"
-    return str(path) if path.is_file() else "zephyr"
+        differences: list[float] = []
+        same = places = 0
+        for prompt_ids, tokens, likeliest in _answers(gguf, self._chats):
+            with torch.inference_mode():
+                logits = self._model(torch.tensor([prompt_ids + tokens])).logits[0, len(prompt_ids) - 1 : -1]
+            log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+            for place, among in enumerate(likeliest):
+                row = log_probabilities[place]
+                places += 1
+                same += int(row.argmax()) == next(iter(among))
+                differences += [abs(float(row[token]) - value) for token, value in among.items()]
+        return LogitCheck(places, max(differences), sum(differences) / len(differences), same)
 
 
 def _answers(gguf: Path, chats: ChatIds) -> list[tuple[list[int], list[int], list[dict[int, float]]]]:
@@ -139,28 +140,20 @@ def _answers(gguf: Path, chats: ChatIds) -> list[tuple[list[int], list[int], lis
 
 def main() -> int:
     """The process's entry point; returns its exit code."""
-    from zephyr_local.train.stage import quiet_libraries
-    from zephyr_local.train.stage_error import reporting
-    from zephyr_local.train.terminal import say_on_stderr
-
     parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.export")
     parser.add_argument("folder", type=Path)
     parser.add_argument("outputs", nargs="+", help="a type and a target, by turns")
     parser.add_argument("--threads", type=int)
     given = parser.parse_args()
-    quiet_libraries()
-    from transformers.utils.logging import disable_progress_bar
+    requests = list(zip(given.outputs[::2], map(Path, given.outputs[1::2]), strict=True))
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    if given.threads is not None:
-        import torch
+    def work() -> None:
+        from transformers.utils.logging import disable_progress_bar
 
-        torch.set_num_threads(given.threads)
-    exit_codes: list[int] = []
-    with reporting(exit_codes):
-        pairs = zip(given.outputs[::2], map(Path, given.outputs[1::2]), strict=True)
-        export(given.folder, list(pairs), say_on_stderr)
-    return exit_codes[0] if exit_codes else 0
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        export(given.folder, requests, say_on_stderr)
+
+    return run_child(work, threads=given.threads)
 
 
 if __name__ == "__main__":

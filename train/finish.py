@@ -16,10 +16,10 @@ from typing import Any, Final
 from zephyr_local.convert.model_config import read_json
 from zephyr_local.train.card import write_card
 from zephyr_local.train.chat_ids import ChatIds
+from zephyr_local.train.child import run_child
 from zephyr_local.train.data.records import write_whole
 from zephyr_local.train.recipe import Recipe, Stage
 from zephyr_local.train.run_folder import RunFolder, stage_base
-from zephyr_local.train.stage_error import reporting
 
 ADAPTER_FOLDER: Final = "adapter"
 _TOKENIZER_FILES: Final = (
@@ -36,7 +36,7 @@ def finish_stage(run: RunFolder, recipe: Recipe, stage: Stage, *, keep_checkpoin
     """Complete a stage that has been trained; doing it again after a kill does no harm."""
     folder = run.stage(stage)
     base = stage_base(run, recipe, stage)
-    chats = ChatIds(base, recipe.template, recipe.system_turn)  # type: ignore[arg-type]  # it is checked there
+    chats = ChatIds(base, recipe.template, recipe.system_turn)
     finish_model(folder.saved, folder.folder, base, chats)
     write_card(run, stage)
     steps = json.loads(folder.results.read_bytes())["n_steps"]
@@ -134,24 +134,17 @@ def _fit_config(path: Path, base: Path) -> None:
 
 def main() -> int:
     """The process's entry point; returns its exit code."""
-    from zephyr_local.train.stage import quiet_libraries
-
     parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.finish")
     parser.add_argument("out", type=Path)
     parser.add_argument("stage")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--keep-checkpoints", action="store_true")
     given = parser.parse_args()
-    quiet_libraries()
-    if given.threads is not None:
-        import torch
-
-        torch.set_num_threads(given.threads)
-    exit_codes: list[int] = []
-    with reporting(exit_codes):
-        run = RunFolder(given.out)
-        finish_stage(run, Recipe.read(run.recipe), given.stage, keep_checkpoints=given.keep_checkpoints)
-    return exit_codes[0] if exit_codes else 0
+    run = RunFolder(given.out)
+    return run_child(
+        lambda: finish_stage(run, Recipe.read(run.recipe), given.stage, keep_checkpoints=given.keep_checkpoints),
+        threads=given.threads,
+    )
 
 
 if __name__ == "__main__":

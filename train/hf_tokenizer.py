@@ -18,10 +18,19 @@ from zephyr_local.train.chat_ids import ChatIds
 _SPACE = "\u2581"
 
 
-def tokenizer_from_pieces(chats: ChatIds, max_length: int | None = None) -> PreTrainedTokenizerFast:
+def tokenizer_from_pieces(chats: ChatIds) -> PreTrainedTokenizerFast:
     """The vocabulary of `chats`, with the template that its models are served with."""
-    vocabulary = chats.vocabulary.source
-    bos, eos = vocabulary.tokens[chats.vocabulary.bos_id], vocabulary.tokens[chats.vocabulary.eos_id]
+    vocabulary = chats.vocabulary
+    return fast_tokenizer(vocabulary.source, add_bos=vocabulary.add_bos, template=chats.served_template)
+
+
+def fast_tokenizer(
+    vocabulary: Vocabulary, *, add_bos: bool, template: str, max_length: int | None = None
+) -> PreTrainedTokenizerFast:
+    """A checkpoint's vocabulary as transformers has it; `max_length` is its ``model_max_length``."""
+    assert vocabulary.bos_id is not None
+    assert vocabulary.eos_id is not None
+    bos, eos = vocabulary.tokens[vocabulary.bos_id], vocabulary.tokens[vocabulary.eos_id]
     tokenizer = Tokenizer(_model(vocabulary))
     if vocabulary.add_space_prefix is not False:
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
@@ -40,23 +49,22 @@ def tokenizer_from_pieces(chats: ChatIds, max_length: int | None = None) -> PreT
             if kind in special
         ]
     )
-    if chats.vocabulary.add_bos:
+    if add_bos:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, chats.vocabulary.bos_id)]
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, vocabulary.bos_id)]
         )
-    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    limit = {} if max_length is None else {"model_max_length": max_length}
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=bos,
         eos_token=eos,
         unk_token=vocabulary.tokens[vocabulary.unk_id or 0],
+        pad_token=eos,  # a label of -100 stands over it; Mistral's vocabulary has none of its own
         padding_side="right",
         clean_up_tokenization_spaces=False,
-        chat_template=chats.served_template,
+        chat_template=template,
+        **limit,
     )
-    fast.pad_token = eos  # a label of -100 stands over it; Mistral's vocabulary has none of its own
-    if max_length is not None:
-        fast.model_max_length = max_length
-    return fast
 
 
 def _model(vocabulary: Vocabulary) -> BPE:

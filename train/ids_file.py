@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from zephyr_local.chat_types import Message
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.folder_sync import sync_folder
 from zephyr_local.train.chat_ids import NOT_LEARNED, ChatIds, messages_of
-from zephyr_local.train.data.records import read_records
+from zephyr_local.train.data.records import WholeFile, read_records
 from zephyr_local.train.recipe import Stage
 
 _BATCH_ROWS: Final = 1024
@@ -31,9 +29,8 @@ def write_ids(records: Path, target: Path, stage: Stage, chats: ChatIds, *, assi
 
     schema = pyarrow.schema([(name, pyarrow.list_(pyarrow.int32())) for name in _COLUMNS[stage]])
     counts = {"records": 0, "tokens": 0, "learned_tokens": 0, "longest": 0}
-    part = target.with_name(f".{target.name}.part")
-    with part.open("wb") as stream:
-        with pyarrow.ipc.new_stream(stream, schema) as writer:
+    with WholeFile(target) as part:
+        with pyarrow.ipc.new_stream(part.stream, schema) as writer:
             rows: list[Mapping[str, list[int]]] = []
             for row in _rows(records, stage, chats, assistant_only=assistant_only):
                 _count(row, counts)
@@ -43,13 +40,8 @@ def write_ids(records: Path, target: Path, stage: Stage, chats: ChatIds, *, assi
                     rows = []
             if rows:
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-        stream.flush()
-        os.fsync(stream.fileno())
-    if not counts["records"]:
-        part.unlink()
-        raise InvalidInputError(f"{records} has no record to train on", "Look into the report beside it")
-    part.replace(target)
-    sync_folder(target.parent)
+        if not counts["records"]:
+            raise InvalidInputError(f"{records} has no record to train on", "Look into the report beside it")
     return counts
 
 

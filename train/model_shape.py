@@ -6,12 +6,12 @@ counts the same on the instantiated model, on torch's meta device, which holds n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+from zephyr_local.convert.model_config import read_json
 from zephyr_local.errors import CheckpointError
 
 LINEAR_MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -58,7 +58,7 @@ class ModelShape:
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
         """From a checkpoint's folder; only its config.json is read."""
-        return cls.from_config(read_config(folder), str(folder / "config.json"))
+        return cls.from_config(read_json(folder / "config.json"), str(folder / "config.json"))
 
     @property
     def query_size(self) -> int:
@@ -156,20 +156,6 @@ def count_on_meta(shape: ModelShape, lora_rank: int | None = None, modules: Sequ
             model = get_peft_model(model, LoraConfig(r=lora_rank, target_modules=list(modules)))
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return Counts(sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains))
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config.json. Raises CheckpointError where it is not there or no JSON object."""
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}", "Give a checkpoint's folder") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not JSON: {error}", "Fetch it again") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} holds no object", "Fetch it again")
-    return config
 
 
 def _size(config: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.child import run_child
+from zephyr_local.train.terminal import say_on_stderr
 
 _PLOTS: Final[Mapping[str, Sequence[str]]] = {
     "loss": ("loss", "eval_loss"),
@@ -64,17 +66,11 @@ def plot_stage(folder: Path, say: Callable[[str], None] = lambda _line: None) ->
 
 def main() -> int:
     """The process's entry point; returns its exit code."""
-    from zephyr_local.train.stage_error import reporting
-    from zephyr_local.train.terminal import say_on_stderr
-
     parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.plots")
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--threads", type=int, help="taken for the sake of its siblings")
-    exit_codes: list[int] = []
-    with reporting(exit_codes):
-        for folder in parser.parse_args().folders:
-            plot_stage(folder, say_on_stderr)
-    return exit_codes[0] if exit_codes else 0
+    folders: list[Path] = parser.parse_args().folders
+    return run_child(lambda: [plot_stage(folder, say_on_stderr) for folder in folders])
 
 
 if __name__ == "__main__":

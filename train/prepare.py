@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.child import run_child
 from zephyr_local.train.data.records import Record, RecordWriter, read_records, write_whole
 from zephyr_local.train.data.report import DataReport
 from zephyr_local.train.recipe import Recipe, Stage, StageData
 from zephyr_local.train.run_folder import RunFolder, StageFolder, stage_base
+from zephyr_local.train.terminal import say_on_stderr
 
 if TYPE_CHECKING:
     from zephyr_local.train.chat_ids import ChatIds
@@ -78,7 +80,7 @@ def prepare_stage(run: RunFolder, recipe: Recipe, stage: Stage, say: Callable[[s
 def _chats(run: RunFolder, recipe: Recipe, stage: Stage) -> ChatIds:
     from zephyr_local.train.chat_ids import ChatIds
 
-    return ChatIds(stage_base(run, recipe, stage), recipe.template, recipe.system_turn)  # type: ignore[arg-type]
+    return ChatIds(stage_base(run, recipe, stage), recipe.template, recipe.system_turn)
 
 
 def _copy_texts(data: StageData, run: RunFolder, folder: StageFolder) -> DataReport:
@@ -198,30 +200,21 @@ def make_new_model(run: RunFolder, recipe: Recipe) -> None:
 
 def main() -> int:
     """The process's entry point; returns its exit code."""
-    from zephyr_local.train.stage import quiet_libraries
-    from zephyr_local.train.stage_error import reporting
-    from zephyr_local.train.terminal import say_on_stderr
-
     parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.prepare")
     parser.add_argument("out", type=Path)
     parser.add_argument("stage")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--online", action="store_true", help="the recipe names a repository of the hub")
     given = parser.parse_args()
-    if not given.online:
-        quiet_libraries()
-    exit_codes: list[int] = []
-    with reporting(exit_codes):
-        if given.threads is not None:
-            import torch
 
-            torch.set_num_threads(given.threads)
+    def prepare() -> None:
         run = RunFolder(given.out)
         recipe = Recipe.read(run.recipe)
         if recipe.new:
             make_new_model(run, recipe)
         prepare_stage(run, recipe, given.stage, say_on_stderr)
-    return exit_codes[0] if exit_codes else 0
+
+    return run_child(prepare, threads=given.threads, online=given.online)
 
 
 if __name__ == "__main__":

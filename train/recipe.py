@@ -14,6 +14,9 @@ from typing import Any, Final, Literal, Self, get_args
 from zephyr_local.errors import InvalidInputError
 
 Stage = Literal["pretrain", "dsft", "ddpo"]
+SystemTurn = Literal["as_written", "empty"]
+"""``empty``: a chat without a system turn gets an empty one, as the code of 2023 did; in training and in serving."""
+
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 RECIPES_FOLDER: Final = Path(__file__).parent / "recipes"
 
@@ -61,7 +64,7 @@ class Recipe:
     new: str
     """A maker of models, such as ``tiny``."""
     template: str
-    system_turn: str
+    system_turn: SystemTurn
     stages: tuple[Stage, ...]
     sequences_a_step: Mapping[Stage, int]
     data: Mapping[Stage, StageData]
@@ -107,7 +110,7 @@ class Recipe:
             base=_base(str(own.get("base") or ""), folder),
             new=str(own.get("new") or ""),
             template=_template(str(own.get("template", "zephyr")), folder),
-            system_turn=str(own.get("system_turn", "as_written")),
+            system_turn=_system_turn(own.get("system_turn", "as_written"), file),
             stages=stages,
             sequences_a_step=sequences,
             data={stage: _stage_data(stage, data[stage], folder, file) for stage in stages},
@@ -279,6 +282,13 @@ def _base(name: str, folder: Path) -> str:
     if name and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise InvalidInputError(f"the base {name!r} is no folder with a config.json", "Give --set base=FOLDER")
     return name
+
+
+def _system_turn(value: object, file: Path) -> SystemTurn:
+    for rule in get_args(SystemTurn):
+        if value == rule:
+            return rule  # type: ignore[no-any-return]  # get_args knows no types
+    raise InvalidInputError(f"system_turn is {value!r} in {file}", f"Use {' or '.join(get_args(SystemTurn))}")
 
 
 def _template(name: str, folder: Path) -> str:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.child import ERROR_FILE, TrainingError, read_error
 from zephyr_local.train.launch import LaunchOptions, launch_command
 from zephyr_local.train.recipe import Recipe, Stage
 from zephyr_local.train.run_folder import RunFolder
-from zephyr_local.train.stage_error import ERROR_FILE, TrainingError, read_error
 
 _BASE_FILES: Final = ("config.json", "tokenizer.model", "tokenizer.json", "model.safetensors.index.json")
 
@@ -133,7 +133,8 @@ class _Children:
         self._call([sys.executable, "-P", "-m", f"zephyr_local.train.{module}", *arguments, *threads], module)
 
     def finish(self, stage: Stage) -> None:
-        self.run("finish", [str(self._run.folder), stage, *["--keep-checkpoints"][: self._options.keep_checkpoints]])
+        keep = ["--keep-checkpoints"] if self._options.keep_checkpoints else []
+        self.run("finish", [str(self._run.folder), stage, *keep])
 
     def run_stage(self, stage: Stage) -> None:
         options = self._options

@@ -2,39 +2,32 @@
 
 Started by train/run.py, alone or by a launcher. It reads the recipe that the run wrote down and the ids that
 train/prepare.py made, trains with TRL, and leaves a checkpoint's folder; a stage that was killed goes on from its
-newest whole checkpoint. Exit codes are the command line's (train/stage_error.py).
+newest whole checkpoint. Exit codes are the command line's (train/child.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
-import resource
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from zephyr_local.train.child import run_child
 from zephyr_local.train.data.records import write_whole
 from zephyr_local.train.recipe import Recipe, Stage
 from zephyr_local.train.run_folder import RunFolder, stage_base
-from zephyr_local.train.stage_error import reporting
-
-if TYPE_CHECKING:
-    from zephyr_local.train.trainers import StageArguments
 
 
 @dataclass(frozen=True, slots=True)
 class StageOptions:
-    """What a stage may be told besides its recipe; none of it changes what a weight becomes, but for `threads`."""
+    """What a stage may be told besides its recipe; none of it changes what a weight becomes."""
 
-    threads: int | None = None
-    """torch's CPU threads; None: as many as torch takes. Results are equal bit for bit only at the same number."""
     world: int = 1
     """How many processes must run."""
     force: bool = False
@@ -43,25 +36,23 @@ class StageOptions:
 
 def train_stage(out: Path, stage: Stage, options: StageOptions, say: Callable[[str], None]) -> None:
     """Train one stage of the run in `out`, from where it was left. Raises ZephyrError kinds."""
-    import torch
     from transformers import PrinterCallback, set_seed
 
     from zephyr_local.train.chat_ids import ChatIds
     from zephyr_local.train.checkpoints import MarkWhole, newest_whole, remove_cut_short
+    from zephyr_local.train.guard import require_ready
     from zephyr_local.train.hf_tokenizer import tokenizer_from_pieces
     from zephyr_local.train.ids_file import read_ids
     from zephyr_local.train.progress import TellProgress
     from zephyr_local.train.trainers import StageData, make_trainer, parse_stage
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     run = RunFolder(out)
     recipe, folder = Recipe.read(run.recipe), run.stage(stage)
     base = stage_base(run, recipe, stage)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.runs)
-    arguments = parse_stage(stage, run.recipe / f"{stage}.yaml", folder.checkpoints)
-    _require_ready(recipe, stage, arguments, options, say)
-    chats = ChatIds(base, recipe.template, recipe.system_turn)  # type: ignore[arg-type]  # it is checked there
+    arguments = parse_stage(stage, recipe.trl[stage], folder.checkpoints)
+    require_ready(recipe, stage, arguments, world=options.world, force=options.force, say=say)
+    chats = ChatIds(base, recipe.template, recipe.system_turn)
     set_seed(arguments.training.seed)
     data = StageData(
         read_ids(folder.ids("train")), read_ids(folder.ids("test")) if folder.ids("test").is_file() else None
@@ -88,18 +79,6 @@ def train_stage(out: Path, stage: Stage, options: StageOptions, say: Callable[[s
         results |= {"train": dict(output.metrics), "test": evaluation, "resumed_from": resume.name if resume else None}
         write_whole(folder.results, json.dumps(results, indent=2).encode() + b"\n")
     arguments.training.distributed_state.wait_for_everyone()
-
-
-def _require_ready(
-    recipe: Recipe,
-    stage: Stage,
-    arguments: StageArguments,
-    options: StageOptions,
-    say: Callable[[str], None],
-) -> None:
-    from zephyr_local.train.guard import require_ready
-
-    require_ready(recipe, stage, arguments, world=options.world, force=options.force, say=say)
 
 
 def _say_nothing(_line: str) -> None:
@@ -142,10 +121,20 @@ def _results(stage: Stage, trainer: Any, arguments: Any, elapsed_s: float) -> di
         "device": torch.cuda.get_device_name() if on_gpu else "CPU",
         "elapsed_s": elapsed_s,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": _peak_rss_bytes(),
         "log": trainer.state.log_history,
         "versions": _versions(),
     }
+
+
+def _peak_rss_bytes() -> int | None:
+    """None on Windows, whose Python has no resource module."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
 def _versions() -> dict[str, str]:
@@ -155,18 +144,10 @@ def _versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
 
 
-def quiet_libraries() -> None:
-    """No progress bars, no reports to anybody, and no network: what a stage needs is in its folder."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at import what it lacks for CPUs
-
-
 def main() -> int:
     """The process's entry point; returns its exit code."""
+    from zephyr_local.train.terminal import say_on_stderr
+
     parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.stage")
     parser.add_argument("out", type=Path)
     parser.add_argument("stage")
@@ -174,14 +155,8 @@ def main() -> int:
     parser.add_argument("--world", type=int, default=1)
     parser.add_argument("--force", action="store_true")
     given = parser.parse_args()
-    quiet_libraries()
-    from zephyr_local.train.terminal import say_on_stderr
-
-    options = StageOptions(given.threads, given.world, given.force)
-    exit_codes: list[int] = []
-    with reporting(exit_codes):
-        train_stage(given.out, given.stage, options, say_on_stderr)
-    return exit_codes[0] if exit_codes else 0
+    options = StageOptions(given.world, given.force)
+    return run_child(lambda: train_stage(given.out, given.stage, options, say_on_stderr), threads=given.threads)
 
 
 if __name__ == "__main__":

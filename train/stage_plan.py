@@ -78,16 +78,17 @@ def plan_stage(recipe: Recipe, stage: Stage, layout: Layout, n_processes: int) -
     return plan_from_arguments(recipe, stage, training, model, (layout, n_processes))
 
 
-def trl_arguments(stage: Stage, keys: Mapping[str, Any]) -> tuple[Any, Any]:
-    """A stage's keys as TRL's (SFTConfig or DPOConfig, ModelConfig), on any machine.
+def trl_arguments(stage: Stage, keys: Mapping[str, Any], *, use_cpu: bool = True) -> tuple[Any, Any]:
+    """A stage's keys as TRL's (SFTConfig or DPOConfig, ModelConfig), read by TRL's own parser.
 
-    transformers refuses bf16 where there is no GPU unless ``use_cpu`` is set, so it is set while parsing; what the
-    recipe says of it is in its keys.
+    transformers refuses bf16 where there is no GPU unless `use_cpu` is set, so it is set unless a stage is to run; what
+    the recipe says of it is in its keys. Raises InvalidInputError for a key that TRL does not know, and for what it or
+    transformers refuses.
     """
     from trl import DPOConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
     parser = TrlParser((ScriptArguments, DPOConfig if stage == "ddpo" else SFTConfig, ModelConfig))
-    given = {**keys, "output_dir": tempfile.gettempdir(), "use_cpu": True}
+    given = {"output_dir": tempfile.gettempdir(), **keys, "use_cpu": use_cpu}
     unknown = parser.set_defaults_with_config(**given)
     if unknown:
         names = ", ".join(name.removeprefix("--") for name in unknown[::2])

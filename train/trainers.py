@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,15 @@ from trl import (
     DPOConfig,
     DPOTrainer,
     ModelConfig,
-    ScriptArguments,
     SFTConfig,
     SFTTrainer,
-    TrlParser,
     get_peft_config,
     get_quantization_config,
 )
 
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.recipe import Stage
+from zephyr_local.train.stage_plan import trl_arguments
 
 MIN_KEPT_CHECKPOINTS = 2
 """The older one is whole while the newer one is being written."""
@@ -40,27 +39,17 @@ class StageArguments:
     """Labels are ours, so TRL is not told."""
 
 
-def parse_stage(stage: Stage, path: Path, output: Path) -> StageArguments:
-    """Read a stage's YAML by TRL's own parser; the trainer writes its checkpoints to `output`.
+def parse_stage(stage: Stage, keys: Mapping[str, Any], output: Path) -> StageArguments:
+    """Read a stage's keys by TRL's own parser; the trainer writes its checkpoints to `output`.
 
     Raises InvalidInputError with what TRL or transformers objects to.
     """
-    config_type = DPOConfig if stage == "ddpo" else SFTConfig
-    parser = TrlParser((ScriptArguments, config_type, ModelConfig))
-    flags = ["--config", str(path), "--output_dir", str(output)]
-    if not torch.cuda.is_available():
-        flags += ["--use_cpu", "true"]  # else transformers refuses bf16 before the guard can say what to set
-    try:
-        _, training, model = parser.parse_args_and_config(flags)
-    except (ValueError, TypeError, ImportError) as error:
-        raise InvalidInputError(
-            f"{path} is refused by TRL: {error}", "Mend the key, or override it with --set"
-        ) from None
-    except SystemExit:  # argparse has said on stderr which key
-        raise InvalidInputError(f"{path} has a value that TRL cannot take", "See the line above") from None
+    # Without a GPU transformers would refuse bf16 before the guard can say what to set.
+    use_cpu = keys.get("use_cpu") is True or not torch.cuda.is_available()
+    training, model = trl_arguments(stage, {**keys, "output_dir": str(output)}, use_cpu=use_cpu)
     for key in ("push_to_hub", "load_best_model_at_end", "save_only_model"):
         if getattr(training, key):
-            raise InvalidInputError(f"{path} sets {key}", "Remove it: runs stay local and go on after a kill")
+            raise InvalidInputError(f"{stage}.yaml sets {key}", "Remove it: runs stay local and go on after a kill")
     training.disable_tqdm = True
     if training.save_total_limit is not None:
         training.save_total_limit = max(training.save_total_limit, MIN_KEPT_CHECKPOINTS)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.train.recipe_builder import LORA, build_recipe
-from zephyr_local.train.export import EXACT_LIMIT, check_logits
+from zephyr_local.train.export import EXACT_LIMIT, Reference
 from zephyr_local.train.recipe import Recipe
 from zephyr_local.train.run import RunOptions, run_recipe
 
@@ -49,7 +49,7 @@ def test_merged_into_the_full_precision_base_and_exported(tmp_path: Path, keys: 
             moved = (merged(ids).logits - AutoModelForCausalLM.from_pretrained(base)(ids).logits).abs().max()
         assert difference < 1e-4
         assert moved > 10 * difference, "the adapter has learnt something"
-    check = check_logits(out / "ddpo", out / "recipe-F32.gguf")
+    check = Reference(out / "ddpo").compare(out / "recipe-F32.gguf")
     assert check.n_tokens == 72
     assert check.largest_difference < EXACT_LIMIT / 10
     assert check.same_likeliest >= check.n_tokens - 1
@@ -68,11 +68,11 @@ def test_an_export_that_disagrees_is_refused_and_removed(tmp_path: Path):
     with torch.no_grad():
         weights.lm_head.weight.mul_(-1)
     weights.save_pretrained(folder)
-    check = check_logits(folder, target)
+    check = Reference(folder).compare(target)
     assert check.largest_difference > EXACT_LIMIT
     assert check.same_likeliest < export.AGREEMENT_LIMIT * check.n_tokens
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "check_logits", lambda *_arguments: check)
+        patch.setattr(Reference, "compare", lambda *_arguments: check)
         with pytest.raises(CheckpointError, match="differ by"):
             export.export(folder, [("q8_0", tmp_path / "y-Q8_0.gguf")], lambda _line: None)
     assert not (tmp_path / "y-Q8_0.gguf").exists()

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from zephyr_local.cli.main import run as command_line
 from zephyr_local.errors import CheckpointError, InvalidInputError
-from zephyr_local.train.dry_run import DryRunOptions, dry_run, main, shape_of
+from zephyr_local.train.dry_run import DryRunOptions, dry_run, shape_of
 from zephyr_local.train.forecast import Work, count_steps, flops_a_token, forecast_stage
 from zephyr_local.train.hardware_table import GPU_MODELS, gpu_model
 from zephyr_local.train.launch import LaunchOptions
@@ -314,8 +315,13 @@ def test_gpus_have_their_sheets_and_unknown_ones_are_refused() -> None:
         forecast_stage(FULL, MISTRAL_7B, gpu="voodoo")
 
 
+def say(verb: str, *flags: str) -> int:
+    """``zephyr-local train VERB ... --dry-run``: its exit code."""
+    return command_line(["train", verb, *flags, "--dry-run"])
+
+
 def test_the_paper_s_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["zephyr-7b-beta", "--launcher", "zero3", "--processes", "16", "--gpu", "a100-80gb"]) == 0
+    assert say("run", "zephyr-7b-beta", "--launcher", "zero3", "--processes", "16", "--gpu", "a100-80gb") == 0
     text = capsys.readouterr().out
     assert text.startswith("dsft: 7,241,732,096 parameters, all trained\n  16 processes (zero3), 16 x 2 x 16 = 512")
     assert "  273 steps, 286,261,248 tokens" in text
@@ -324,7 +330,7 @@ def test_the_paper_s_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_qlora_s_dry_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["qlora-24gb", "--gpu", "rtx-4090", "--json", "--only", "dsft"]) == 0
+    assert say("dsft", "qlora-24gb", "--gpu", "rtx-4090", "--json") == 0
     (stage,) = json.loads(capsys.readouterr().out)["stages"]
     assert stage["counts"] == {"n_parameters": MISTRAL_7B_PARAMETERS + LORA_16, "n_trainable": LORA_16}
     memory = dict(stage["memory"])
@@ -333,11 +339,11 @@ def test_qlora_s_dry_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_dry_run_says_what_the_guard_would(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["zephyr-7b-beta", "--launcher", "fsdp2", "--processes", "8", "--only", "dsft"]) == 0
+    assert say("dsft", "zephyr-7b-beta", "--launcher", "fsdp2", "--processes", "8") == 0
     assert (
         "make 256 sequences a step, not 512. Give --set dsft.gradient_accumulation_steps=4" in capsys.readouterr().out
     )
-    assert main(["zephyr-7b-beta", "--set", "dsft.warmup_ratio=0.1"]) == 2
+    assert say("run", "zephyr-7b-beta", "--set", "dsft.warmup_ratio=0.1") == 2
     assert "TRL does not know warmup_ratio" in capsys.readouterr().err
 
 

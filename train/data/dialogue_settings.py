@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self, get_args
 
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.data.dialogue_formats import AUTO, check_format
 from zephyr_local.train.data.duplicates import Duplicates, DuplicatesBy
+from zephyr_local.train.data.setting_checks import require_known, require_number, require_one_of, require_whole
 
 _MOST_HELD_OUT: Final = 0.5
 
@@ -55,15 +55,11 @@ class DialogueSettings:
             if type(getattr(self, name)) is not bool:
                 raise InvalidInputError(f"{name} is {getattr(self, name)!r}", "Use true or false")
         for name, kind in (("drop_duplicates", Duplicates), ("duplicates_by", DuplicatesBy)):
-            allowed = get_args(kind)
-            if getattr(self, name) not in allowed:
-                raise InvalidInputError(f"{name} is {getattr(self, name)!r}", f"Use one of {', '.join(allowed)}")
+            require_one_of(name, getattr(self, name), get_args(kind))
         for name, least in (("max_characters", 1), ("min_contained_words", 1), ("run_words", 2), ("seed", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise InvalidInputError(f"{name} is {value!r}", f"Give a whole number from {least}")
-        _check_number("near_threshold", self.near_threshold, 0.3, 1)  # below, every text is a candidate
-        _check_number("min_run_share", self.min_run_share, 0, 1)
+            require_whole(name, getattr(self, name), least)
+        require_number("near_threshold", self.near_threshold, 0.3, 1)  # below, every text is a candidate
+        require_number("min_run_share", self.min_run_share, 0, 1)
         _check_held_out(self.held_out)
         if not isinstance(self.against, tuple) or not all(isinstance(path, Path) for path in self.against):
             raise InvalidInputError(f"against is {self.against!r}", "Give a list of files")
@@ -74,12 +70,7 @@ class DialogueSettings:
 
         Raises InvalidInputError, naming the key.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                remedy = f"Did you mean {near[0]}" if near else f"Settings are {', '.join(known)}"
-                raise InvalidInputError(f"there is no dialogue setting {name!r}", remedy)
+        require_known(values, cls, "dialogue")
         given = dict(values)
         if given.get("drop_duplicates") is False:  # YAML 1.1 reads off and no so
             given["drop_duplicates"] = "none"
@@ -93,11 +84,6 @@ class DialogueSettings:
     def as_json(self) -> dict[str, object]:
         """JSON values; :meth:`parse` reads them."""
         return {**asdict(self), "against": [str(path) for path in self.against]}
-
-
-def _check_number(name: str, value: object, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise InvalidInputError(f"{name} is {value!r}", f"Give a number from {least:g} to {most:g}")
 
 
 def _check_held_out(value: object) -> None:

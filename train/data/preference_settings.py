@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Self, get_args
 
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.data.binarise import PairRule, Rejected, Ties
 from zephyr_local.train.data.preference_formats import AUTO, check_format
+from zephyr_local.train.data.setting_checks import require_known, require_number, require_one_of, require_whole
 from zephyr_local.train.data.ultrafeedback import Score
 
 _MOST_HELD_OUT: Final = 0.5
@@ -40,17 +40,15 @@ class PreferenceSettings(PairRule):
     def __post_init__(self) -> None:
         check_format(self.format)
         for name, kind in (("score", Score), ("rejected", Rejected), ("ties", Ties)):
-            allowed = get_args(kind)
-            if getattr(self, name) not in allowed:
-                raise InvalidInputError(f"{name} is {getattr(self, name)!r}", f"Use one of {', '.join(allowed)}")
-        _check_number("min_margin", self.min_margin, 0)
-        _check_number("held_out", self.held_out, 0, _MOST_HELD_OUT)
+            require_one_of(name, getattr(self, name), get_args(kind))
+        require_number("min_margin", self.min_margin, 0)
+        require_number("held_out", self.held_out, 0, _MOST_HELD_OUT)
         if self.max_length_ratio is not None:
-            _check_number("max_length_ratio", self.max_length_ratio, 1)
-        _check_whole("seed", self.seed, None)
+            require_number("max_length_ratio", self.max_length_ratio, 1)
+        require_whole("seed", self.seed)
         for name in ("max_length", "max_prompt_length"):
             if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), 1)
+                require_whole(name, getattr(self, name), 1)
         if type(self.drop_duplicates) is not bool:
             raise InvalidInputError(f"drop_duplicates is {self.drop_duplicates!r}", "Use true or false")
         if not isinstance(self.drop_sources, tuple) or not all(isinstance(name, str) for name in self.drop_sources):
@@ -59,12 +57,7 @@ class PreferenceSettings(PairRule):
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
         """The settings of a recipe's ``prepare``. Raises InvalidInputError, naming the key."""
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                remedy = f"Did you mean {near[0]}" if near else f"Settings are {', '.join(known)}"
-                raise InvalidInputError(f"there is no preference setting {name!r}", remedy)
+        require_known(values, cls, "preference")
         given = dict(values)
         if isinstance(given.get("drop_sources"), list):
             given["drop_sources"] = tuple(given["drop_sources"])
@@ -78,16 +71,3 @@ class PreferenceSettings(PairRule):
     def needs_tokens(self) -> bool:
         """Whether a tokenizer must be at hand."""
         return self.max_length is not None or self.max_prompt_length is not None
-
-
-def _check_number(name: str, value: object, least: float, most: float = float("inf")) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        limit = f"of {least:g} or more" if most == float("inf") else f"from {least:g} to {most:g}"
-        raise InvalidInputError(f"{name} is {value!r}", f"Give a number {limit}")
-
-
-def _check_whole(name: str, value: object, least: int | None) -> None:
-    if type(value) is not int or (least is not None and value < least):
-        raise InvalidInputError(
-            f"{name} is {value!r}", "Give a whole number" + ("" if least is None else f" from {least}")
-        )

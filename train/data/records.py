@@ -93,12 +93,15 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a small file so that it is whole or absent."""
-    with _Part(path) as part:
+    with WholeFile(path) as part:
         part.stream.write(data)
 
 
-class _Part:
-    """A file under a temporary name beside its target, which gets the target's name when the block ends well."""
+class WholeFile:
+    """A file under a temporary name beside its target, which gets the target's name when the block ends well.
+
+    ``with WholeFile(path) as part: part.stream.write(...)``; otherwise nothing is left of it.
+    """
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -144,7 +147,7 @@ class RecordWriter:
     def __init__(self, target: Path, parquet_types: Mapping[str, str] = {}) -> None:
         if target.suffix not in (".jsonl", ".parquet"):
             raise InvalidInputError(f"{target} is neither .jsonl nor .parquet", "Name the output with one of the two")
-        self._part = _Part(target)
+        self._part = WholeFile(target)
         self._parquet_types = parquet_types
         self._rows: list[Mapping[str, Any]] = []
         self._parquet: Any = None

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from zephyr_local.errors import InvalidInputError, ZephyrError
+from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.child import run_child
 from zephyr_local.train.data.records import write_whole
 from zephyr_local.train.recipe import Stage
 from zephyr_local.train.run_folder import RunFolder
@@ -89,13 +90,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m zephyr_local.train.tiny.examine")
     parser.add_argument("run", type=Path, help="what `zephyr-local train run` was told to write to")
     run: Path = parser.parse_args().run
-    try:
-        examine(run).write(run / "exam")
-    except ZephyrError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    sys.stdout.write((run / "exam" / "results.md").read_text(encoding="utf-8"))
-    return 0
+    code = run_child(lambda: examine(run).write(run / "exam"))
+    if code == 0:
+        sys.stdout.write((run / "exam" / "results.md").read_text(encoding="utf-8"))
+    return code
 
 
 if __name__ == "__main__":

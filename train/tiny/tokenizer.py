@@ -9,12 +9,11 @@ from typing import Any
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
-from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast
 
 from zephyr_local.chat_template import ZEPHYR_TEMPLATE
 from zephyr_local.chat_types import Message
+from zephyr_local.convert.vocabulary import read_pieces
+from zephyr_local.train.hf_tokenizer import fast_tokenizer
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
@@ -65,52 +64,12 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> bytes:
     return serialized
 
 
-def _merges(vocabulary: sentencepiece.SentencePieceProcessor) -> list[tuple[str, str]]:
-    """Every way to put a piece together from two pieces, best score first: the order in which SentencePiece merges."""
-    n_pieces = vocabulary.get_piece_size()
-    ids = {vocabulary.id_to_piece(i): i for i in range(n_pieces)}
-    scored: list[tuple[float, str, str]] = []
-    for i in range(n_pieces):
-        piece = vocabulary.id_to_piece(i)
-        if vocabulary.is_byte(i) or vocabulary.is_control(i) or vocabulary.is_unknown(i):
-            continue
-        halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
-        halves = sorted((ids[a], ids[b], a, b) for a, b in halves if a in ids and b in ids)  # type: ignore[misc]
-        scored += [(vocabulary.get_score(i), a, b) for _, _, a, b in halves]  # type: ignore[misc]
-    scored.sort(key=lambda merge: -merge[0])  # stable: equal scores stay in the order of the halves
-    return [(a, b) for _, a, b in scored]
-
-
-def hugging_face_tokenizer(model: bytes, max_length: int) -> PreTrainedTokenizerFast:
-    """The same vocabulary as a fast tokenizer; transformers' own import of tokenizer.model is silently wrong."""
-    vocabulary = sentencepiece.SentencePieceProcessor(model_proto=model)
-    ids = {vocabulary.id_to_piece(i): i for i in range(vocabulary.get_piece_size())}
-    tokenizer = Tokenizer(BPE(vocab=ids, merges=_merges(vocabulary), unk_token=UNK, fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in (UNK, BOS, EOS)])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]
-    )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNK,
-        pad_token=EOS,
-        padding_side="right",
-        model_max_length=max_length,
-        clean_up_tokenization_spaces=False,
-        chat_template=ZEPHYR_TEMPLATE,
-    )
-
-
 def write_tokenizer(folder: Path, model: bytes, max_length: int) -> None:
     """tokenizer.json, tokenizer_config.json, chat_template.jinja, and tokenizer.model with its own scores."""
-    hugging_face_tokenizer(model, max_length).save_pretrained(folder)
     (folder / "tokenizer.model").write_bytes(model)
+    vocabulary = read_pieces(folder, sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size())
+    tokenizer = fast_tokenizer(vocabulary, add_bos=True, template=ZEPHYR_TEMPLATE, max_length=max_length)
+    tokenizer.save_pretrained(folder)
 
 
 def chat_parts(messages: Sequence[Message], *, ask: bool = False) -> list[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -11,43 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zephyr_local.cli.data_options import FILE, given_settings, progress, setting
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.repl.screen import visible
 
 if TYPE_CHECKING:
     from zephyr_local.train.data.report import DataReport
 
-_FILE = click.Path(path_type=Path)
 _REPORT_SUFFIXES = (".md", ".json")
 
 
-def _option(*names: str, **given: Any) -> Callable[[Any], Any]:  # noqa: ANN401 — click's own options
-    """An option whose default is the setting's, which is not repeated here: None leaves it."""
-    return click.option(*names, default=None, **given)
-
-
 @click.command("preferences", short_help="Make pairs for dDPO of published preferences.")
-@click.argument("inputs", metavar="IN...", type=_FILE, nargs=-1, required=True)
-@click.option("-o", "--output", type=_FILE, required=True, help="Pairs to train on: .jsonl or .parquet.")
-@click.option("--test-input", "test_inputs", type=_FILE, multiple=True, help="Preferences to test on; may be repeated.")
-@click.option("--test", "test_output", type=_FILE, help="Pairs to test on: .jsonl or .parquet.")
-@_option("--held-out", type=float, help="Without --test-input: this share of the prompts goes to --test.")
-@_option("--format", help="The inputs' format; by their keys if not given.")
-@_option("--score", type=click.Choice(["mean", "overall"]), help="Of UltraFeedback; the mean of four ratings [mean].")
-@_option(
+@click.argument("inputs", metavar="IN...", type=FILE, nargs=-1, required=True)
+@click.option("-o", "--output", type=FILE, required=True, help="Pairs to train on: .jsonl or .parquet.")
+@click.option("--test-input", "test_inputs", type=FILE, multiple=True, help="Preferences to test on; may be repeated.")
+@click.option("--test", "test_output", type=FILE, help="Pairs to test on: .jsonl or .parquet.")
+@setting("--held-out", type=float, help="Without --test-input: this share of the prompts goes to --test.")
+@setting("--format", help="The inputs' format; by their keys if not given.")
+@setting("--score", type=click.Choice(["mean", "overall"]), help="Of UltraFeedback; the mean of four ratings [mean].")
+@setting(
     "--rejected",
     type=click.Choice(["random", "lowest", "length-matched", "all"]),
     help="Which answer is rejected beside the best: one at random, as in the paper [random].",
 )
-@_option("--ties", type=click.Choice(["drop", "keep", "redraw"]), help="Where both score the same [drop].")
-@_option("--min-margin", type=float, help="The least difference of scores.")
-@_option("--max-length-ratio", type=float, help="The most times that one answer may be longer than the other.")
-@_option("--drop-source", "drop_sources", multiple=True, help="A source to leave out, such as truthful_qa.")
-@_option("--max-length", type=int, help="The most tokens of prompt and answer; longer pairs are dropped.")
-@_option("--max-prompt-length", type=int, help="The most tokens of a prompt.")
-@click.option("--tokenizer", type=_FILE, help="A checkpoint's folder, to count tokens with.")
-@click.option("--report", "reports", type=_FILE, multiple=True, help="A report: .md or .json; may be repeated.")
-@_option("--seed", type=int, help="Of the draws [0].")
+@setting("--ties", type=click.Choice(["drop", "keep", "redraw"]), help="Where both score the same [drop].")
+@setting("--min-margin", type=float, help="The least difference of scores.")
+@setting("--max-length-ratio", type=float, help="The most times that one answer may be longer than the other.")
+@setting("--drop-source", "drop_sources", multiple=True, help="A source to leave out, such as truthful_qa.")
+@setting("--max-length", type=int, help="The most tokens of prompt and answer; longer pairs are dropped.")
+@setting("--max-prompt-length", type=int, help="The most tokens of a prompt.")
+@click.option("--tokenizer", type=FILE, help="A checkpoint's folder, to count tokens with.")
+@click.option("--report", "reports", type=FILE, multiple=True, help="A report: .md or .json; may be repeated.")
+@setting("--seed", type=int, help="Of the draws [0].")
 def command(
     inputs: tuple[Path, ...],
     output: Path,
@@ -68,7 +62,7 @@ def command(
     for report in reports:
         if report.suffix not in _REPORT_SUFFIXES:
             raise InvalidInputError(f"{report} is neither .md nor .json", "Name the report with one of the two")
-    given = {name: value for name, value in settings.items() if value not in (None, ())}
+    given = given_settings(settings)
     known = {field.name for field in fields(PreferenceSettings)}
     assert given.keys() <= known, "an option that is no setting"
     parsed = PreferenceSettings(**given)
@@ -80,7 +74,7 @@ def command(
             test_output,
             parsed,
             count_tokens=chats.count_tokens if chats is not None else None,
-            on_progress=_show_progress if sys.stderr.isatty() else None,
+            on_progress=progress(),
         )
     _write_reports(made, reports)
     for line in [*made.lines(), *_split_lines(made)]:
@@ -91,10 +85,6 @@ def _chats(folder: Path) -> Any:  # noqa: ANN401 — with torch's room closed to
     from zephyr_local.train.chat_ids import ChatIds
 
     return ChatIds(folder)
-
-
-def _show_progress(n_read: int) -> None:
-    click.echo(f"\rread {n_read:,}\r", nl=False, err=True)
 
 
 def _write_reports(made: DataReport, paths: Sequence[Path]) -> None:

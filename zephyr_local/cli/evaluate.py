@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,18 +20,15 @@ def command() -> None:
 @click.option("--reference", type=click.Path(path_type=Path), help="The checkpoint that dDPO began with.")
 @click.option("--beta", type=float, help="DPO's beta, which scales the margins; 0.1 by default.")
 @click.option("--limit", type=click.IntRange(1), help="Score the first so many pairs.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--device", help="cpu, cuda or mps; cpu by default.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="float32 by default.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def pairs_command(
     model: Path,
     pairs: tuple[Path, ...],
     reference: Path | None,
-    beta: float | None,
-    limit: int | None,
-    device: str,
-    dtype: str,
     as_json: bool,
+    **settings: Any,  # noqa: ANN401 — EvaluationSettings names them
 ) -> None:
     """Score PAIRS (as `zephyr-local data preferences` writes) by the checkpoint MODEL, a pair at a time.
 
@@ -42,10 +40,8 @@ def pairs_command(
     require_train_extra()
     from zephyr_local.train.evaluate_pairs import EvaluationSettings, evaluate_pairs
 
-    settings = EvaluationSettings(limit=limit, device=device, dtype=dtype)
-    if beta is not None:
-        settings = EvaluationSettings(beta=beta, limit=limit, device=device, dtype=dtype)
-    result = evaluate_pairs(model, reference, pairs, settings)
+    given = {name: value for name, value in settings.items() if value is not None}
+    result = evaluate_pairs(model, reference, pairs, EvaluationSettings(**given))
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=2))
         return

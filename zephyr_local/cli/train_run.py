@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,14 +97,9 @@ def _launch(flags: TrainFlags) -> LaunchOptions:
 
 
 def _dry_run(recipe: Recipe, only: Stage | None, flags: TrainFlags) -> None:
-    from zephyr_local.train.dry_run import DryRunOptions, dry_run
-    from zephyr_local.train.stage import quiet_libraries
+    from zephyr_local.train.child import quiet_libraries
+    from zephyr_local.train.dry_run import DryRunOptions, dry_run, shown
 
     quiet_libraries()
     forecasts = dry_run(recipe, DryRunOptions(_launch(flags), flags.gpu, flags.mfu, only))
-    if flags.as_json:
-        click.echo(json.dumps([forecast.as_json() for forecast in forecasts], indent=2))
-        return
-    for forecast in forecasts:
-        for line in forecast.lines():
-            click.echo(line)
+    click.echo(shown(forecasts, as_json=flags.as_json), nl=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -373,17 +374,21 @@ HOSTILE = [None, True, 0, -1.5, "", "x", "\ud800", [], [[]], [None], {}, {"role"
 def test_any_json_value_in_any_key_is_read_or_refused_with_a_reason(keys):
     sound = {"prompt": "a", "instruction": "a", "chosen": "b", "rejected": "c", "output_1": "b", "output_2": "c"}
     base = {key: sound.get(key, "d") for key in keys}
-    for key in keys:
-        for value in HOSTILE:
-            for other in keys:
-                for other_value in HOSTILE:
-                    record = Record("x:1", {**base, key: value, other: other_value})
-                    name = recognised_format(record.value)
-                    if name is None:
-                        continue
-                    try:
-                        found = read_preference(record, name, "mean")
-                    except UnusablePreferenceError:
-                        continue
-                    if isinstance(found, Preference):
-                        json.dumps(found.as_record(), ensure_ascii=False, allow_nan=False).encode()
+    n_read, reasons = 0, list[str]()
+    for key, value, other, other_value in itertools.product(keys, HOSTILE, keys, HOSTILE):
+        record = Record("x:1", {**base, key: value, other: other_value})
+        name = recognised_format(record.value)
+        if name is None:
+            continue
+        try:
+            found = read_preference(record, name, "mean")
+        except UnusablePreferenceError as error:
+            reasons.append(error.reason)
+            continue
+        n_read += 1
+        if isinstance(found, Preference):
+            written = json.dumps(found.as_record(), ensure_ascii=False, allow_nan=False).encode()
+            assert json.loads(written) == found.as_record()
+    assert reasons
+    assert all(reasons)
+    assert bool(n_read) == (keys[0] == "prompt")  # elsewhere more than one value would have to be sound

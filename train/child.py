@@ -1,12 +1,12 @@
-"""How a stage's process tells its error to the command that started it: as JSON, in a file."""
+"""What the processes of a run have in common: quiet libraries, and how an error reaches whoever started them."""
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +21,19 @@ class TrainingError(ZephyrError):
     """A stage ended before it was complete; what it had written is kept."""
 
 
-@contextlib.contextmanager
-def reporting(exit_codes: list[int]) -> Iterator[None]:
-    """Write a ZephyrError where whoever started this process looks for it, and note its exit code."""
+def run_child(work: Callable[[], object], *, threads: int | None = None, online: bool = False) -> int:
+    """Be one of a run's processes: do the work; return the exit code, which is the command line's.
+
+    A ZephyrError is written where the run looks for it, or to stderr. `threads` are torch's.
+    """
+    if not online:
+        quiet_libraries()
     try:
-        yield
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        work()
     except ZephyrError as error:
         path = os.environ.get(ERROR_FILE)
         if path and os.environ.get("RANK", "0") == "0":
@@ -33,7 +41,18 @@ def reporting(exit_codes: list[int]) -> Iterator[None]:
             Path(path).write_text(json.dumps(entry), encoding="utf-8")
         else:
             sys.stderr.write(f"{error}\n")
-        exit_codes.append(error.exit_code)
+        return error.exit_code
+    return 0
+
+
+def quiet_libraries() -> None:
+    """No progress bars, no reports to anybody, and no network: what a process needs is in its folder."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at import what it lacks for CPUs
 
 
 def read_error(path: Path, name: str, code: int) -> ZephyrError:
