@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import FullyShardedDataParallelPlugin
 from datasets import Dataset
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import (
     DPOConfig,
@@ -59,7 +61,35 @@ def parse_stage(stage: Stage, keys: Mapping[str, Any], output: Path) -> StageArg
     return StageArguments(stage, training, model, assistant_only)
 
 
-class IdsDPOTrainer(DPOTrainer):  # type: ignore[misc]
+def keep_outputs_whole(plugin: FullyShardedDataParallelPlugin) -> None:
+    """Have FSDP2 leave a model's outputs as they are.
+
+    accelerate has them cast to the computing type, and TRL's models put out log probabilities: summed over an answer
+    in bfloat16 they are off by whole nats, and DPO's margins are zero until they jump. FSDP1 casts no outputs.
+    """
+    policy = plugin.mixed_precision_policy
+    if isinstance(policy, MixedPrecisionPolicy):
+        plugin.mixed_precision_policy = replace(policy, output_dtype=None)
+
+
+class _WholeOutputs:
+    """What is mixed into a trainer of TRL's for it to keep a model's outputs whole under FSDP2."""
+
+    is_fsdp_enabled: bool
+    accelerator: Any
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Called by the trainer's initialiser, before anything is sharded."""
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        if self.is_fsdp_enabled:
+            keep_outputs_whole(self.accelerator.state.fsdp_plugin)
+
+
+class WholeSFTTrainer(_WholeOutputs, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer, which says its loss in float32 under FSDP2, too."""
+
+
+class IdsDPOTrainer(_WholeOutputs, DPOTrainer):  # type: ignore[misc]
     """A DPOTrainer that takes ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` as they are."""
 
     def _prepare_dataset(self, dataset: Dataset, *arguments: Any) -> Dataset:  # noqa: ANN401 — TRL's own signature
@@ -88,7 +118,7 @@ def make_trainer(
         "attn_implementation": model.attn_implementation,
         **(training.model_init_kwargs or {}),
     }
-    kind = IdsDPOTrainer if arguments.stage == "ddpo" else SFTTrainer
+    kind = IdsDPOTrainer if arguments.stage == "ddpo" else WholeSFTTrainer
     return kind(
         model=str(base),
         args=training,
