@@ -1,7 +1,7 @@
 """What `--search thorough` gains a model: its answers' distributions beside those of the float model, by either search.
 
-    make tiny                                                  # trains build/zephyr-tiny/zephyr-tiny, 8 minutes
-    python benchmarks/search_quality.py build/zephyr-tiny/zephyr-tiny
+    make tiny                                              # trains build/zephyr-tiny
+    python benchmarks/search_quality.py build/zephyr-tiny/ddpo
 
 For a checkpoint of zephyr-tiny, whose dialogues can be made without end: every matrix is encoded and decoded as the
 mix of a file type says, and transformers computes the logits in float32 for assistants' turns of dialogues that were
@@ -15,7 +15,7 @@ import argparse
 import copy
 import itertools
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -30,8 +30,8 @@ from zephyr_local.quantize.encoders import open_encoder
 from zephyr_local.quantize.kernels import ggml
 from zephyr_local.quantize.output_plan import encoded_kinds, plan_outputs
 from zephyr_local.quantize.types import FileType
-from zephyr_local.train.tiny.tokenizer import ChatVocabulary
-from zephyr_local.train.tiny_model import NOT_SAID, Batch, TinySettings, batches
+from zephyr_local.train.chat_ids import NOT_LEARNED, ChatIds, DialogueIds
+from zephyr_local.train.tiny.dialogues import dialogues
 
 SEED = 4242  # of the dialogues; training has another
 
@@ -48,14 +48,15 @@ class Said:
         return float(-self.log_probabilities.gather(1, self.tokens.unsqueeze(1)).mean())
 
 
-def listen(model: MistralForCausalLM, dialogues: list[Batch]) -> Said:
+def listen(model: MistralForCausalLM, chats: list[DialogueIds]) -> Said:
     found, tokens = [], []
     with torch.inference_mode():
-        for batch in dialogues:
-            said = batch.targets != NOT_SAID
-            logits = model(input_ids=batch.ids, use_cache=False).logits[said]
+        for chat in chats:
+            targets = torch.tensor(chat.labels(assistant_only=True)[1:])
+            said = targets != NOT_LEARNED
+            logits = model(input_ids=torch.tensor([chat.ids]), use_cache=False).logits[0, :-1][said]
             found.append(torch.log_softmax(logits.double(), dim=-1))
-            tokens.append(batch.targets[said])
+            tokens.append(targets[said])
     return Said(torch.cat(found), torch.cat(tokens))
 
 
@@ -84,19 +85,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("types", nargs="*", metavar="TYPE", help="such as Q4_K_M; else Q4_K_M, Q5_K_M and Q6_K")
-    parser.add_argument("--batches", type=int, default=60, help="of some 2,000 tokens, padding and questions included")
+    parser.add_argument("--dialogues", type=int, default=1000, help="of some 80 tokens, questions included")
     given = parser.parse_args()
     checkpoint = given.checkpoint.absolute()
-    vocabulary = ChatVocabulary((checkpoint / "tokenizer.model").read_bytes())
-    dialogues = list(itertools.islice(batches(vocabulary, replace(TinySettings(), seed=SEED)), given.batches))
+    rule = ChatIds(checkpoint)
+    chats = [rule.dialogue_ids(made.messages) for made in itertools.islice(dialogues(SEED), given.dialogues)]
     model = MistralForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    exact = listen(model, dialogues)
+    exact = listen(model, chats)
     print(f"{len(exact.tokens):,} tokens; the float model's loss is {exact.loss:.5f}")
     print(f"{'type':8}{'search':>10}{'sq. error':>12}{'KL mean':>12}{'KL median':>12}{'loss':>10}{'same token':>12}")
     for name in given.types or ["Q4_K_M", "Q5_K_M", "Q6_K"]:
         for search in Search:
             other, error = quantized(model, checkpoint, FileType[name], search)
-            said = listen(other, dialogues)
+            said = listen(other, chats)
             apart = exact.log_probabilities - said.log_probabilities
             divergence = (exact.log_probabilities.exp() * apart).sum(dim=1)
             same = exact.log_probabilities.argmax(dim=1) == said.log_probabilities.argmax(dim=1)

@@ -122,12 +122,12 @@ def exam_table(columns: Sequence[tuple[str, ExamResult]]) -> str:
     return "\n".join(lines)
 
 
-def model_card(n_parameters: int, size_bytes: int, result: ExamResult, made: str) -> str:
-    """The card of the GGUF that is shipped."""
+def model_card(n_parameters: int, size_bytes: int, columns: Sequence[tuple[str, ExamResult]], made: str) -> str:
+    """The card of the GGUF that is shipped, with what it got after each stage; the last column is its own."""
     return _CARD.format(
         parameters=f"{n_parameters / 1e6:.1f} million",
         size_mb=size_bytes / 1e6,
-        exam=exam_table([("right", result)]),
+        exam=exam_table(columns),
         made=made,
     )
 

@@ -42,7 +42,7 @@ class Examination:
     """What the models of a run got."""
 
     results: Mapping[str, ExamResult]
-    """``dsft``, ``ddpo`` and the GGUF's file name, in this order."""
+    """``pretrain``, ``dsft``, ``ddpo`` and the GGUF's file name, in this order."""
     stages: tuple[StageFacts, ...]
     n_parameters: int
     gguf: Path
@@ -50,18 +50,19 @@ class Examination:
     def write(self, folder: Path) -> None:
         """exam.json, results.md and zephyr-tiny.md, each whole or absent."""
         exported = self.results[self.gguf.name]
-        table = exam_table(list(self.results.items()))
+        titles = [*(title for _, title, _ in _STAGES), self.gguf.name]
+        columns = list(zip(titles, self.results.values(), strict=True))
         values = {name: result.as_json() for name, result in self.results.items()}
         made = made_by_stages(self.stages)
-        card = model_card(self.n_parameters, self.gguf.stat().st_size, exported, made)
+        card = model_card(self.n_parameters, self.gguf.stat().st_size, columns, made)
         read = f"{samples(self.gguf)}\n\nMistakes of {self.gguf.name}:\n\n{mistakes_text(exported.mistakes)}\n"
         write_whole(folder / "exam.json", json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n")
-        write_whole(folder / "results.md", f"{made}\n\n{table}\n\n{read}".encode())
+        write_whole(folder / "results.md", f"{made}\n\n{exam_table(columns)}\n\n{read}".encode())
         write_whole(folder / "zephyr-tiny.md", card.encode())
 
 
 def examine(folder: Path, questions: Sequence[ExamQuestion] | None = None) -> Examination:
-    """The exam (or other questions) of a run's chat models and of its GGUF.
+    """The exam (or other questions) after each stage of a run, and of its GGUF.
 
     Raises InvalidInputError for a run that is not finished.
     """
@@ -76,7 +77,7 @@ def examine(folder: Path, questions: Sequence[ExamQuestion] | None = None) -> Ex
         facts, data = _json(run.stage(name).results), _json(run.stage(name).data_report)
         stages.append(StageFacts(title, f"{data['kept']:,} {things}", facts["n_steps"], facts["elapsed_s"]))
         n_parameters = facts["n_parameters"]
-    results: dict[str, ExamResult] = {name: take_exam(run.stage(name).folder, questions) for name, _, _ in _STAGES[1:]}
+    results: dict[str, ExamResult] = {name: take_exam(run.stage(name).folder, questions) for name, _, _ in _STAGES}
     results[ggufs[0].name] = take_exam(ggufs[0], questions)
     return Examination(results, tuple(stages), n_parameters, ggufs[0])
 

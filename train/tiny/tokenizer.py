@@ -106,13 +106,3 @@ class ChatVocabulary:
         for part in parts[:-1]:
             ids += [*self.encode_text(part), EOS_ID]
         return ids + self.encode_text(parts[-1])
-
-    def encode_dialogue(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """Ids of a whole chat, and for each whether the assistant said it (its end token included)."""
-        ids, said = [BOS_ID], [False]
-        opening = len(self.encode_text("\n<|assistant|>\n"))
-        for message, part in zip(messages, chat_parts(messages), strict=True):
-            part_ids = [*self.encode_text(part), EOS_ID]
-            ids += part_ids
-            said += [message.role == "assistant" and index >= opening for index in range(len(part_ids))]
-        return ids, said

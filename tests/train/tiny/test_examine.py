@@ -32,15 +32,17 @@ def run(tmp_path: Path, small_folder: Path) -> Path:
 
 def test_a_run_is_examined(run: Path):
     examination = examine(run, exam(per_topic=1)[:6])
-    assert list(examination.results) == ["dsft", "ddpo", "tiny-F32.gguf"]
+    assert list(examination.results) == ["pretrain", "dsft", "ddpo", "tiny-F32.gguf"]
     examination.write(run / "exam")
     values = json.loads((run / "exam" / "exam.json").read_text())
     assert values["ddpo"]["asked"] == 6
     results = (run / "exam" / "results.md").read_text()
-    assert "| topic | dsft | ddpo | tiny-F32.gguf |" in results
+    columns = "| topic | pre-training | dSFT | dDPO | tiny-F32.gguf |"
+    assert columns in results
     assert "| dDPO | 300 pairs of answers | 7 | 60 |" in results
     card = (run / "exam" / "zephyr-tiny.md").read_text()
     assert card.startswith("# zephyr-tiny")
+    assert columns in card
     assert "0.1 million parameters" in card
     assert "2,000 chats" in card
 

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from tests.train.tiny.conftest import FEW, SMALL
 from zephyr_local.chat_types import Message
+from zephyr_local.train.chat_ids import ChatIds
 from zephyr_local.train.tiny.dialogues import dialogues
 from zephyr_local.train.tiny.shape import new_tokenizer
 from zephyr_local.train.tiny.tokenizer import BOS_ID, EOS_ID, ROLE_PIECES, ChatVocabulary
@@ -50,22 +51,24 @@ def test_any_text_comes_back(vocabulary, text):
 
 
 def test_ids_are_hugging_faces(small_folder, vocabulary):
-    tokenizer = AutoTokenizer.from_pretrained(small_folder)
+    tokenizer, rule = AutoTokenizer.from_pretrained(small_folder), ChatIds(small_folder)
     for dialogue in itertools.islice(dialogues(9), 300):
         chat = [{"role": message.role, "content": message.content} for message in dialogue.messages]
         text = tokenizer.apply_chat_template(chat, tokenize=False)
         assert text == rendered(dialogue.messages)
-        ids, _ = vocabulary.encode_dialogue(dialogue.messages)
-        assert tokenizer(text)["input_ids"] == ids + vocabulary.encode_text("\n")
+        ids = rule.dialogue_ids(dialogue.messages).ids
+        assert tokenizer(text)["input_ids"] == ids
         for message in dialogue.messages:
             if message.content:
                 assert tokenizer(message.content)["input_ids"] == [BOS_ID, *vocabulary.encode_text(message.content)]
 
 
-def test_what_the_engine_feeds_begins_what_was_trained(vocabulary):
+def test_what_is_sampled_from_begins_what_was_trained(small_folder, vocabulary):
     """At every answer of a chat: the ids up to it are the same whether the answer is there yet or not."""
+    rule = ChatIds(small_folder)
     for dialogue in itertools.islice(dialogues(11), 300):
-        ids, said = vocabulary.encode_dialogue(dialogue.messages)
+        trained = rule.dialogue_ids(dialogue.messages)
+        ids, said = trained.ids, trained.said
         for index, message in enumerate(dialogue.messages):
             if message.role != "assistant":
                 continue
