@@ -394,11 +394,13 @@ def test_cancel_and_close_from_another_thread(slow_path: Path, isolated: bool) -
 def test_a_chat_is_cancelled_from_another_thread(slow_path: Path) -> None:  # noqa: F811
     with Zephyr(slow_path, EngineSettings(n_ctx=2048, n_threads=1)) as model:
         chat = model.chat(sampling=ENDLESS)
-        threading.Timer(0.5, chat.cancel).start()
-        seen: list[int] = []
-        pieces = list(chat.stream("x " * 100, on_prefill=lambda done, _total: seen.append(done)))
+        reading = threading.Event()
+        canceller = threading.Thread(target=lambda: reading.wait(60) and chat.cancel())
+        canceller.start()
+        pieces = list(chat.stream("x " * 100, on_prefill=lambda _done, _total: reading.set()))
+        canceller.join()
         assert pieces[-1].finish_reason in ("cancelled", "length")
-        assert seen
+        assert reading.is_set()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
