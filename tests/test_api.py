@@ -395,7 +395,12 @@ def test_a_chat_is_cancelled_from_another_thread(slow_path: Path) -> None:  # no
     with Zephyr(slow_path, EngineSettings(n_ctx=2048, n_threads=1)) as model:
         chat = model.chat(sampling=ENDLESS)
         reading = threading.Event()
-        canceller = threading.Thread(target=lambda: reading.wait(60) and chat.cancel())
+
+        def cancel_while_it_reads() -> None:
+            reading.wait(60)
+            chat.cancel()
+
+        canceller = threading.Thread(target=cancel_while_it_reads)
         canceller.start()
         pieces = list(chat.stream("x " * 100, on_prefill=lambda _done, _total: reading.set()))
         canceller.join()
