@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -152,13 +155,27 @@ class _Children:
                 environment["OMP_NUM_THREADS"] = str(self._options.threads)
             pass_fds = () if os.name == "nt" else (self._lock,)
             process = subprocess.Popen(command, env=environment, pass_fds=pass_fds)
-            try:
-                code = process.wait()
-            except KeyboardInterrupt:
-                process.wait()  # Ctrl+C went to the whole group
-                raise
+            with _passing_on_sigterm(process):
+                try:
+                    code = process.wait()
+                except KeyboardInterrupt:
+                    process.wait()  # Ctrl+C went to the whole group
+                    raise
             if code:
                 raise read_error(error_file, name, code)
+
+
+@contextmanager
+def _passing_on_sigterm(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """While it runs, a SIGTERM to this process (a scheduler's, say) goes to that one, which would stay behind."""
+    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: process.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _local_base(name: str, say: Callable[[str], None]) -> Path:

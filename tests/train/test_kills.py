@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import random
 import signal
@@ -91,7 +93,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
     assert files(out) == undisturbed, f"seed {seed}"
 
 
-def test_a_kill_after_a_checkpoint_goes_on_from_it(tmp_path: Path):
+def test_after_a_kill_it_goes_on_from_a_whole_checkpoint_and_ends_when_told_to(tmp_path: Path):
     recipe = build_recipe(tmp_path / "recipe", {"dsft": {"max_steps": 400, "save_steps": 2}})
     out = tmp_path / "out"
     process = start(recipe, out)
@@ -107,7 +109,6 @@ def test_a_kill_after_a_checkpoint_goes_on_from_it(tmp_path: Path):
     damaged = checkpoints / "checkpoint-9999"
     damaged.mkdir()
     (damaged / "trainer_state.json").write_text("{")
-    said: list[str] = []
     again = start(recipe, out)
     try:
         deadline = time.monotonic() + 240
@@ -120,7 +121,11 @@ def test_a_kill_after_a_checkpoint_goes_on_from_it(tmp_path: Path):
             assert again.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        again.terminate()  # the command alone, as a scheduler does
+        assert again.wait(60) != 0
+        with (out / ".lock").open("rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nothing of the run was left behind
     finally:
-        os.killpg(again.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(again.pid, signal.SIGKILL)
         again.wait()
-    assert not said
