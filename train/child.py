@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -46,13 +47,21 @@ def run_child(work: Callable[[], object], *, threads: int | None = None, online:
 
 
 def quiet_libraries() -> None:
-    """No progress bars, no reports to anybody, and no network: what a process needs is in its folder."""
+    """Few progress bars, no reports to anybody, and no network: what a process needs is in its folder."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a bar is for a terminal; a log file would get every stroke of it
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at import what it lacks for CPUs
+    logging.getLogger("DeepSpeed").addFilter(_says_more_than_that_there_is_no_gpu)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, about each other
+
+
+def _says_more_than_that_there_is_no_gpu(record: logging.LogRecord) -> bool:
+    return "Setting accelerator to CPU" not in str(record.msg)
 
 
 def read_error(path: Path, name: str, code: int) -> ZephyrError:

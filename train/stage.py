@@ -65,6 +65,8 @@ def train_stage(out: Path, stage: Stage, options: StageOptions, say: Callable[[s
     arguments.training.distributed_state.wait_for_everyone()
     resume = newest_whole(folder.checkpoints)
     tell = say if main else _say_nothing
+    if getattr(arguments.training, "precompute_ref_log_probs", False):
+        tell(f"{stage}: computing the reference's log probabilities of {len(data.train):,} pairs")
     trainer = make_trainer(
         arguments, base, tokenizer_from_pieces(chats), data, [MarkWhole(), TellProgress(stage, tell)]
     )
