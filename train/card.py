@@ -98,7 +98,8 @@ def _came_out(results: Mapping[str, Any]) -> list[str]:
 def _data(report: Mapping[str, Any]) -> list[str]:
     sources = report["sources"]
     train, test = ("; ".join(map(_source_name, sources[split])) for split in ("train", "test"))
-    rows = [("train", train), ("test", test or "none given")]
+    held_out = "held out of these" if "test_ids" in report else "none given"
+    rows = [("train", train), ("test", test or held_out)]
     rows += [("read", f"{report['read']:,}"), ("kept", f"{report['kept']:,}")]
     rows += [(f"dropped: {reason}", f"{count:,}") for reason, count in report["dropped"].items()]
     rows += [(f"changed: {what}", f"{count:,}") for what, count in report["changed"].items()]

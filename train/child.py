@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -43,6 +44,8 @@ def run_child(work: Callable[[], object], *, threads: int | None = None, online:
         else:
             sys.stderr.write(f"{error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # the command says what is to be said
     return 0
 
 

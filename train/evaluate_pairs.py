@@ -107,6 +107,8 @@ def answer_log_probabilities(
     import torch
     from transformers import AutoModelForCausalLM
 
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidInputError(f"this torch finds no GPU for the device {settings.device}", "Give --device cpu")
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
     model.to(settings.device).eval()
     sums = [0.0] * len(answers)

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.child import run_child
-from zephyr_local.train.data.records import Record, RecordWriter, read_records, write_whole
+from zephyr_local.train.data.records import Damage, Record, RecordWriter, read_with_damage, write_whole
 from zephyr_local.train.data.report import DataReport
 from zephyr_local.train.recipe import Recipe, Stage, StageData
 from zephyr_local.train.run_folder import RunFolder, StageFolder, stage_base
@@ -90,6 +90,9 @@ def _copy_texts(data: StageData, run: RunFolder, folder: StageFolder) -> DataRep
             continue
         with RecordWriter(folder.records(split)) as out:
             for record in records_of(sources, run):
+                if isinstance(record, Damage):
+                    report.drop_damaged(record)
+                    continue
                 report.n_read += 1
                 text = record.value.get("text")
                 if not isinstance(text, str) or not text.strip():
@@ -136,7 +139,7 @@ def _preferences(
     )
 
 
-def records_of(sources: Iterable[str], run: RunFolder) -> Iterator[Record]:
+def records_of(sources: Iterable[str], run: RunFolder) -> Iterator[Record | Damage]:
     """The records of a recipe's sources, one after the other."""
     for source in sources:
         if source.startswith("made:"):
@@ -144,7 +147,7 @@ def records_of(sources: Iterable[str], run: RunFolder) -> Iterator[Record]:
         elif source.startswith("hub:"):
             yield from _from_hub(source.removeprefix("hub:"))
         else:
-            yield from read_records(Path(source))
+            yield from read_with_damage(Path(source))
 
 
 def _made(name_and_query: str, run: RunFolder) -> Iterator[Record]:

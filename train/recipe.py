@@ -48,6 +48,11 @@ class StageData:
     prepare: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the step that cleans dialogues, or binarises and filters preferences."""
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All of both splits."""
+        return (*self.train, *self.test)
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -91,7 +96,8 @@ class Recipe:
         _require_keys(own, known, file)
         stages = _stages(own.get("stages"), trl, folder)
         if bool(own.get("base")) == bool(own.get("new")):
-            raise InvalidInputError(f"{file} has both or none of base and new", "Name what the first stage starts from")
+            problem = "both base and new" if own.get("base") else "neither base nor new"
+            raise InvalidInputError(f"{file} has {problem}", "Name what the first stage starts from")
         data = _mapping(own.get("data", {}), f"data in {file}")
         sequences: dict[Any, Any] = _mapping(own.get("sequences_a_step", {}), f"sequences_a_step in {file}")
         for name, entry in {**data, **sequences}.items():
@@ -229,7 +235,22 @@ def _apply(override: str, own: dict[str, Any], trl: dict[Stage, dict[str, Any]])
         if not isinstance(inner, dict):
             raise InvalidInputError(f"--set {key}: {'.'.join(parts[: index + 1])} is no mapping", "Check the key")
         target = inner
-    target[parts[-1]] = value
+    target[parts[-1]] = _from_here(parts, value) if target is not trl.get(stage) else value  # type: ignore[arg-type]
+    if own is target and parts == ["base"]:
+        own.pop("new", None)  # one of the two is what a run starts from
+    elif own is target and parts == ["new"]:
+        own.pop("base", None)
+
+
+def _from_here(parts: Sequence[str], value: Any) -> Any:  # noqa: ANN401 — YAML's
+    """A value of --set, its files looked for where the command runs; a recipe's own are relative to the recipe."""
+    if isinstance(value, dict):
+        return {key: _from_here([*parts, str(key)], entry) for key, entry in value.items()}
+    if parts[-1] not in ("train", "test", "against", "template"):
+        return value
+    if isinstance(value, list):
+        return [_from_here(parts, entry) for entry in value]
+    return str(Path(value).absolute()) if isinstance(value, str) and Path(value).is_file() else value
 
 
 def _stages(value: object, trl: Mapping[Stage, Any], folder: Path) -> tuple[Stage, ...]:

@@ -87,8 +87,7 @@ def _one_stage(run: RunFolder, recipe: Recipe, stage: Stage, children: _Children
         say(f"{stage}: done before")
         return
     if not folder.data_report.is_file():
-        sources = (*recipe.data[stage].train, *recipe.data[stage].test)
-        online = ["--online"] if any(source.startswith("hub:") for source in sources) else []
+        online = ["--online"] if any(source.startswith("hub:") for source in recipe.data[stage].sources) else []
         children.run("prepare", [str(run.folder), stage, *online])
     folder.folder.mkdir(parents=True, exist_ok=True)
     if not folder.results.is_file():
@@ -203,6 +202,16 @@ def _local_base(name: str, say: Callable[[str], None]) -> Path:
             ) from None
 
 
+def require_sources(recipe: Recipe) -> list[tuple[Stage, Path]]:
+    """The files that a recipe's stages take their data from. Raises InvalidInputError for one that is not there."""
+    sources = [(stage, source) for stage in recipe.stages for source in recipe.data[stage].sources]
+    files = [(stage, Path(source)) for stage, source in sources if not source.startswith(("hub:", "made:"))]
+    for stage, file in files:
+        if not file.is_file():
+            raise InvalidInputError(f"data.{stage} names {file}, which is not there", "Check the path")
+    return files
+
+
 def _facts(recipe: Recipe) -> dict[str, Any]:
     """What a run may not change between its parts, besides the settings: the base's and the data's bytes."""
     facts: dict[str, Any] = {}
@@ -212,14 +221,7 @@ def _facts(recipe: Recipe) -> dict[str, Any]:
         facts["base.files"] = {path.name: _digest(path) for path in found} | {
             path.name: path.stat().st_size for path in sorted(base.glob("*.safetensors"))
         }
-    for stage in recipe.stages:
-        entry = recipe.data[stage]
-        for source in (*entry.train, *entry.test):
-            if not source.startswith(("hub:", "made:")):
-                if not Path(source).is_file():
-                    raise InvalidInputError(f"data.{stage} names {source}, which is not there", "Check the path")
-                facts[f"data.{stage}.digest {source}"] = _digest(Path(source))
-    return facts
+    return facts | {f"data.{stage}.digest {file}": _digest(file) for stage, file in require_sources(recipe)}
 
 
 def _digest(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from zephyr_local.errors import InvalidInputError, OutputError
 from zephyr_local.train.data.records import write_whole
-from zephyr_local.train.recipe import Recipe, Stage
+from zephyr_local.train.recipe import STAGES, Recipe, Stage
 
 LOCK_WAIT_S: Final = 3.0
 """A stage that was killed with its command may take a moment to be gone."""
@@ -111,8 +112,11 @@ class RunFolder:
         Raises InvalidInputError where the two disagree on anything that decides the weights.
         """
         settings = json.loads(json.dumps({**recipe.settings(), **facts}, default=str))
-        if self.run.is_file():
+        if self.run.is_file() and self._holds_work():
             self._require_same(settings)
+        elif self.run.is_file():  # it ended before there was anything: mended settings begin anew
+            shutil.rmtree(self.folder / "data", ignore_errors=True)
+            shutil.rmtree(self.new_model, ignore_errors=True)
         elif any(entry.name != ".lock" for entry in self.folder.iterdir()):
             raise InvalidInputError(
                 f"{self.folder} is not empty and holds no run of a recipe", "Choose another --out, or empty the folder"
@@ -120,6 +124,10 @@ class RunFolder:
         recipe.write(self.recipe)
         write_whole(self.run, json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
         return Recipe.read(self.recipe)
+
+    def _holds_work(self) -> bool:
+        """Whether some stage's data is complete, or a stage has begun."""
+        return any(self.stage(stage).data_report.is_file() or self.stage(stage).folder.exists() for stage in STAGES)
 
     def _require_same(self, settings: Mapping[str, Any]) -> None:
         try:

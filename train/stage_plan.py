@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import tempfile
 from collections.abc import Mapping
@@ -93,12 +95,18 @@ def trl_arguments(stage: Stage, keys: Mapping[str, Any], *, use_cpu: bool = True
     if unknown:
         names = ", ".join(name.removeprefix("--") for name in unknown[::2])
         raise InvalidInputError(f"TRL does not know {names} of {stage}.yaml", "Remove the key, or mend its name")
+    said = io.StringIO()
     try:
-        _, training, model = parser.parse_args_into_dataclasses(args=[])
+        with contextlib.redirect_stderr(said):
+            _, training, model = parser.parse_args_into_dataclasses(args=[])
     except (ValueError, TypeError, ImportError) as error:
         raise InvalidInputError(f"{stage}.yaml is refused by TRL: {error}", "Mend the key") from None
-    except SystemExit:  # argparse has said on stderr which key
-        raise InvalidInputError(f"{stage}.yaml has a value that TRL cannot take", "See the line above") from None
+    except SystemExit:  # argparse says which key, after its usage
+        problem = said.getvalue().rpartition("error: ")[2].strip()
+        raise InvalidInputError(f"{stage}.yaml is refused by TRL: {problem}", "Mend the key") from None
+    for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if getattr(training, key) < 1:
+            raise InvalidInputError(f"{key} of {stage}.yaml is {getattr(training, key)}", "Give 1 or more")
     return training, model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,8 @@ def parse_stage(stage: Stage, keys: Mapping[str, Any], output: Path) -> StageArg
 
     Raises InvalidInputError with what TRL or transformers objects to.
     """
+    if importlib.util.find_spec("tensorboard") is not None:
+        keys = {"report_to": "tensorboard", **keys}
     # Without a GPU transformers would refuse bf16 before the guard can say what to set.
     use_cpu = keys.get("use_cpu") is True or not torch.cuda.is_available()
     training, model = trl_arguments(stage, {**keys, "output_dir": str(output)}, use_cpu=use_cpu)

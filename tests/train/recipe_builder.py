@@ -24,7 +24,6 @@ COMMON: dict[str, Any] = {
     "eval_strategy": "no",
     "save_steps": 2,
     "logging_steps": 2,
-    "report_to": ["tensorboard"],
     "seed": 5,
 }
 LORA: dict[str, Any] = {"use_peft": True, "lora_r": 4, "lora_alpha": 16, "lora_target_modules": ["q_proj", "v_proj"]}

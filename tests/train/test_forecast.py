@@ -361,3 +361,28 @@ def test_zephyr_tiny_s_shape_is_that_of_the_model_that_is_made() -> None:
 
     shape = shape_of(Recipe.read("tiny"))
     assert shape == ModelShape.from_config(TinyShape().config().to_dict())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--set", "data.dsft.train=[nofile.jsonl]"], "nofile.jsonl, which is not there"),
+        (["--export", "q9_z"], "q9_z"),
+        (
+            ["--set", "dsft.per_device_train_batch_size=0"],
+            "per_device_train_batch_size of dsft.yaml is 0. Give 1 or more",
+        ),
+        (["--set", "dsft.learning_rate=abc"], "dsft.yaml is refused by TRL: argument --learning_rate"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_does(capfd: pytest.CaptureFixture[str], flags: list[str], said: str) -> None:
+    assert say("run", "tiny-short", *flags) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert "usage:" not in error
+
+
+def test_json_is_for_dry_runs(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert command_line(["train", "run", "tiny-short", "-o", str(tmp_path / "out"), "--json"]) == 2
+    assert "--json is for --dry-run alone" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()

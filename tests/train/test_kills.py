@@ -129,3 +129,33 @@ def test_after_a_kill_it_goes_on_from_a_whole_checkpoint_and_ends_when_told_to(t
         with contextlib.suppress(ProcessLookupError):
             os.killpg(again.pid, signal.SIGKILL)
         again.wait()
+
+
+def test_ctrl_c_says_one_line(tmp_path: Path):
+    recipe = build_recipe(tmp_path / "recipe", {"dsft": {"max_steps": 400, "save_steps": 2}})
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "zephyr_local",
+        "train",
+        "run",
+        str(recipe),
+        "-o",
+        str(out),
+        "--threads",
+        "1",
+    ]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, start_new_session=True, stderr=said, stdout=said)
+    deadline = time.monotonic() + 240
+    while not list((out / "dsft" / "checkpoints").glob("checkpoint-*/whole")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.wait(60) == 130
+    text = (tmp_path / "said").read_text()
+    assert f"Stopped. The same command goes on from the last checkpoint in {out}." in text
+    assert "Traceback" not in text

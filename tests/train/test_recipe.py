@@ -34,6 +34,26 @@ def test_paths_are_relative_to_the_recipe(folder: Path, monkeypatch: pytest.Monk
     assert recipe.name == "recipe"
 
 
+def test_files_of_set_are_looked_for_where_the_command_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.jsonl", "prompts.txt", "none"):
+        (tmp_path / name).touch()
+    overrides = ["data.dsft.train=[mine.jsonl]", "data.ddpo={train: mine.jsonl, prepare: {drop_duplicates: none}}"]
+    recipe = Recipe.read(folder, [*overrides, "data.dsft.prepare.against=prompts.txt"])
+    assert recipe.data["dsft"].train == recipe.data["ddpo"].train == (str(tmp_path / "mine.jsonl"),)
+    assert recipe.data["dsft"].prepare["against"] == [str(tmp_path / "prompts.txt")]
+    assert recipe.data["ddpo"].prepare["drop_duplicates"] == "none"
+
+
+def test_a_base_of_set_takes_the_place_of_a_new_model(folder: Path):
+    recipe = Recipe.read("tiny-short", [f"base={folder / 'base'}", "stages=[dsft]"])
+    assert (recipe.base, recipe.new) == (str(folder / "base"), "")
+    recipe = Recipe.read(folder, ["new=tiny"])
+    assert (recipe.base, recipe.new) == ("", "tiny")
+
+
 def test_set_changes_a_stages_key_or_one_of_ours(folder: Path):
     recipe = Recipe.read(
         folder, ["dsft.learning_rate=1e-5", "ddpo.max_steps=3", "stages=[dsft]", "data.dsft.held_out=0.1"]
@@ -59,8 +79,8 @@ def test_what_is_written_is_read_back_the_same(folder: Path, tmp_path: Path):
         ({"stages": ["ddpo", "dsft"]}, "The order is dsft, ddpo"),
         ({"stages": ["dsft", "rlhf"]}, "Give some of pretrain, dsft, ddpo"),
         ({"stages": ["pretrain", "dsft"]}, r"there is no .*pretrain\.yaml"),
-        ({"base": None}, "both or none of base and new"),
-        ({"new": "tiny"}, "both or none of base and new"),
+        ({"base": None}, "neither base nor new"),
+        ({"new": "tiny"}, "both base and new"),
         ({"base": "./nowhere"}, "'./nowhere' is no folder"),
         ({"data": {"dsft": {"train": ["x.jsonl"]}}}, "no data for the stage ddpo"),
         ({"data": {"dsft": {"train": []}, "ddpo": {"train": ["x"]}}}, "data.dsft.train is empty"),

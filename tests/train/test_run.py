@@ -134,6 +134,16 @@ def test_other_data_are_refused(done: tuple[Path, list[str]], recipe_folder: Pat
         data.write_bytes(before)
 
 
+def test_data_that_was_wrong_from_the_start_can_be_mended(recipe_folder: Path, tmp_path: Path):
+    (tmp_path / "wrong.jsonl").write_text("hello\n")
+    wrong = Recipe.read(recipe_folder, [f"data.dsft={{train: [{tmp_path}/wrong.jsonl]}}"])
+    with pytest.raises(InvalidInputError, match=r"wrong\.jsonl:1 is not JSON"):
+        run_recipe(wrong, tmp_path / "out", RunOptions(only="dsft", threads=1))
+    right = Recipe.read(recipe_folder, ["dsft.max_steps=1"])
+    run_recipe(right, tmp_path / "out", RunOptions(only="dsft", threads=1, export=()))
+    assert (tmp_path / "out" / "dsft" / "model.safetensors").is_file()
+
+
 def test_a_folder_with_something_else_in_it_is_left_alone(recipe_folder: Path, tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InvalidInputError, match="is not empty and holds no run"):

@@ -25,12 +25,12 @@ from zephyr_local.train.data.dialogue_formats import (
 from zephyr_local.train.data.dialogue_settings import DialogueSettings as DialogueSettings
 from zephyr_local.train.data.duplicates import ExactIndex, NearIndex, comparable_text
 from zephyr_local.train.data.feelings import unasked_claim
-from zephyr_local.train.data.records import Record, RecordWriter, read_records
+from zephyr_local.train.data.records import Damage, Record, RecordWriter, read_with_damage
 from zephyr_local.train.data.report import DataReport
 from zephyr_local.train.data.split import count_limit, share_limit, split_place
 from zephyr_local.train.data.truecase import truecase_turns
 
-Input = Path | Iterable[Record]
+Input = Path | Iterable[Record | Damage]
 Split = Literal["train", "test"]
 OnProgress = Callable[[int], object]
 """Takes how many records are read."""
@@ -70,8 +70,8 @@ def prepare_dialogues(
 
 
 def prepare_dialogue_records(
-    records: Iterable[Record],
-    test_records: Iterable[Record] | None,
+    records: Iterable[Record | Damage],
+    test_records: Iterable[Record | Damage] | None,
     train: Path,
     test: Path | None,
     settings: DialogueSettings,
@@ -197,8 +197,12 @@ class _Step:
     def _dialogues(self, inputs: Sequence[Input]) -> Iterator[Dialogue]:
         """The dialogues to keep of the inputs, cleaned."""
         for given in inputs:
-            first, n_recognised = "", 0
-            for record in read_records(given) if isinstance(given, Path) else given:
+            first, damaged, n_recognised = "", "", 0
+            for record in read_with_damage(given) if isinstance(given, Path) else given:
+                if isinstance(record, Damage):
+                    damaged = damaged or f" ({record.where} is {record.reason}{record.detail})"
+                    self._report.drop_damaged(record)
+                    continue
                 first = first or record.where
                 self._report.n_read += 1
                 if self._on_progress is not None and self._report.n_read % RECORDS_A_REPORT == 0:
@@ -213,12 +217,12 @@ class _Step:
                 if self._keeps(dialogue, record.where):
                     yield self._cleaned(dialogue, record.where)
             if not n_recognised:
-                raise self._not_recognised(given, first)
+                raise self._not_recognised(given, first, damaged)
 
-    def _not_recognised(self, given: Input, first: str) -> InvalidInputError:
+    def _not_recognised(self, given: Input, first: str, damaged: str) -> InvalidInputError:
         name = str(given) if isinstance(given, Path) else first.rpartition(":")[0] or "an input"
         if not first:
-            return InvalidInputError(f"{name} holds no record", "Give a file with dialogues")
+            return InvalidInputError(f"{name} holds no record{damaged}", "Give a file with dialogues")
         wanted = "dialogue" if self._settings.format == AUTO else f"dialogue in the format {self._settings.format}"
         return InvalidInputError(f"no record of {name} is a {wanted}", f"The formats are {', '.join(FORMAT_NAMES)}")
 

@@ -25,12 +25,12 @@ from zephyr_local.train.data.preference_formats import (
 )
 from zephyr_local.train.data.preference_records import Preference, ScoredAnswers, UnusablePreferenceError
 from zephyr_local.train.data.preference_settings import PreferenceSettings as PreferenceSettings
-from zephyr_local.train.data.records import Record, RecordWriter, read_records
+from zephyr_local.train.data.records import Damage, Record, RecordWriter, read_with_damage
 from zephyr_local.train.data.report import DataReport
 
 CountTokens = Callable[[Sequence[Message]], int]
 """Tokens of a chat as the model sees it; where its last turn is a user's, with the beginning of an answer."""
-Input = Path | Iterable[Record]
+Input = Path | Iterable[Record | Damage]
 Split = Literal["train", "test"]
 
 IN_BOTH: Final = "a prompt that stands in the test split too"
@@ -76,8 +76,8 @@ def prepare_preferences(
 
 
 def prepare_preference_records(
-    train: Iterable[Record],
-    test: Iterable[Record] | None,
+    train: Iterable[Record | Damage],
+    test: Iterable[Record | Damage] | None,
     train_out: Path,
     test_out: Path | None,
     settings: PreferenceSettings,
@@ -131,14 +131,18 @@ class _Step:
 
     def take_all(self, given: Input, split: Split) -> None:
         """Read one input to its end."""
-        first, n_recognised = "", 0
-        for record in read_records(given) if isinstance(given, Path) else given:
+        first, damaged, n_recognised = "", "", 0
+        for record in read_with_damage(given) if isinstance(given, Path) else given:
+            if isinstance(record, Damage):
+                damaged = damaged or f" ({record.where} is {record.reason}{record.detail})"
+                self.report.drop_damaged(record)
+                continue
             first = first or record.where
             n_recognised += self._take(record, split)
         if not n_recognised:
             name = str(given) if isinstance(given, Path) else first.rpartition(":")[0] or f"an input to {split} on"
             if not first:
-                raise InvalidInputError(f"{name} holds no records", "Give a file with preferences")
+                raise InvalidInputError(f"{name} holds no records{damaged}", "Give a file with preferences")
             wanted = "" if self.settings.format == AUTO else f" in the format {self.settings.format}"
             raise InvalidInputError(f"{name} holds no preferences{wanted}", f"Known are {described_formats()}")
 

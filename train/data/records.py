@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
@@ -26,11 +27,30 @@ class Record(NamedTuple):
     value: Mapping[str, Any]
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """The records of one file, in order: JSONL a line at a time, Parquet a batch of rows at a time, JSON (an array of
-    objects, as AlpacaEval and ShareGPT publish) whole.
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Why a line or an element is no record."""
 
-    Raises InvalidInputError for a file that is not there or is not what its name says, naming the line.
+    where: str
+    reason: str
+    """A phrase, the same for all of its kind."""
+    detail: str
+    remedy: str
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """As :func:`read_with_damage`, but raises InvalidInputError for a line or an element that is no record, too."""
+    for found in read_with_damage(path):
+        if isinstance(found, Damage):
+            raise InvalidInputError(f"{found.where} is {found.reason}{found.detail}", found.remedy)
+        yield found
+
+
+def read_with_damage(path: Path) -> Iterator[Record | Damage]:
+    """The records of one file, in order: JSONL a line at a time, Parquet a batch of rows at a time, JSON (an array of
+    objects, as AlpacaEval and ShareGPT publish) whole; and what stands in the place of one.
+
+    Raises InvalidInputError for a file that is not there or is not what its name says.
     """
     if path.suffix not in SUFFIXES:
         raise InvalidInputError(f"{path} is none of {', '.join(SUFFIXES)}", "Convert it, or rename it to what it is")
@@ -40,43 +60,50 @@ def read_records(path: Path) -> Iterator[Record]:
     yield from reader(path)
 
 
-def _read_jsonl(path: Path) -> Iterator[Record]:
+def _read_jsonl(path: Path) -> Iterator[Record | Damage]:
     with path.open("rb") as stream:
         number = 0
         while line := stream.readline(MAX_LINE_BYTES + 1):
             number += 1
             where = f"{path.name}:{number}"
             if len(line) > MAX_LINE_BYTES:
-                raise InvalidInputError(f"{where} is longer than {MAX_LINE_BYTES} bytes", "Write one record a line")
-            if line.strip():
-                yield Record(where, _object(_parse(line, where), where))
+                yield Damage(where, f"longer than {MAX_LINE_BYTES} bytes", "", "Write one record a line")
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(MAX_LINE_BYTES)
+            elif line.strip():
+                yield _line(line, where)
 
 
-def _read_json(path: Path) -> Iterator[Record]:
-    values = _parse(path.read_bytes(), path.name)
+def _line(line: bytes, where: str) -> Record | Damage:
+    try:
+        return _object(json.loads(line), where)
+    except json.JSONDecodeError as error:
+        detail = f": {error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        detail = f": {error}"
+    return Damage(where, "not JSON", detail, "Mend or remove that record")
+
+
+def _read_json(path: Path) -> Iterator[Record | Damage]:
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{path.name} is not JSON: {error}", "Mend the file") from None
     if isinstance(values, Mapping):
         values = [values]
     if not isinstance(values, list):
         raise InvalidInputError(f"{path} holds no array of records", "Give a JSON array of objects, or JSONL")
     for number, value in enumerate(values, start=1):
-        where = f"{path.name}:{number}"
-        yield Record(where, _object(value, where))
+        yield _object(value, f"{path.name}:{number}")
 
 
-def _parse(data: bytes, where: str) -> Any:  # noqa: ANN401 — whatever JSON holds
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{where} is not JSON: {error}", "Mend or remove that record") from None
+def _object(value: object, where: str) -> Record | Damage:
+    if isinstance(value, dict):
+        return Record(where, value)
+    return Damage(where, "no JSON object", "", "Write each record as an object")
 
 
-def _object(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidInputError(f"{where} is no JSON object", "Write each record as an object")
-    return value
-
-
-def _read_parquet(path: Path) -> Iterator[Record]:
+def _read_parquet(path: Path) -> Iterator[Record | Damage]:
     import pyarrow
     import pyarrow.parquet
 

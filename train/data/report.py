@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zephyr_local.train.data.records import Damage
 
 EXAMPLES_KEPT = 3
 EXAMPLE_CHARACTERS = 200
@@ -31,6 +35,11 @@ class DataReport:
         """Count a dropped record; `where` is its file and line or row, from 1."""
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         self._example(reason, where, text)
+
+    def drop_damaged(self, damage: Damage) -> None:
+        """Count what stood in a record's place."""
+        self.n_read += 1
+        self.drop(damage.reason, damage.where, damage.detail.removeprefix(": "))
 
     def change(self, what: str, where: str, text: str = "") -> None:
         """Count a record that is kept with a change."""

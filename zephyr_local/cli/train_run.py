@@ -56,14 +56,17 @@ def run(only: Stage | None, name: str, flags: TrainFlags) -> None:
     from zephyr_local.train.recipe import Recipe
 
     recipe = Recipe.read(name, flags.overrides)
-    if flags.dry_run:
-        _dry_run(recipe, only, flags)
-        return
+    if flags.as_json and not flags.dry_run:
+        raise InvalidInputError("--json is for --dry-run alone", "Add --dry-run, or leave --json out")
     from zephyr_local.quantize.types import FileType
-    from zephyr_local.train.run import RunOptions, run_recipe
+    from zephyr_local.train.run import RunOptions, require_sources, run_recipe
 
     for kind in flags.export or recipe.export:
         FileType.parse(kind)  # before hours are spent
+    require_sources(recipe)
+    if flags.dry_run:
+        _dry_run(recipe, only, flags)
+        return
     options = RunOptions(
         only=only,
         threads=flags.threads,
@@ -73,9 +76,12 @@ def run(only: Stage | None, name: str, flags: TrainFlags) -> None:
         keep_checkpoints=flags.keep_checkpoints,
         force=flags.force,
     )
-    result = run_recipe(
-        recipe, flags.out or Path("runs") / recipe.name, options, lambda line: click.echo(line, err=True)
-    )
+    out = flags.out or Path("runs") / recipe.name
+    try:
+        result = run_recipe(recipe, out, options, lambda line: click.echo(line, err=True))
+    except KeyboardInterrupt:
+        click.echo(f"\nStopped. The same command goes on from the last checkpoint in {out}.", err=True)
+        raise
     click.echo(f"{result.model}")
     for path in result.ggufs:
         click.echo(f"{path}")

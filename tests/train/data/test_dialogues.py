@@ -186,10 +186,27 @@ def test_a_failure_leaves_the_older_files(tmp_path: Path):
     source = write(tmp_path / "in.jsonl", chats(3))
     prepare_dialogues([source], [], tmp_path / "out" / "o.jsonl", None, DialogueSettings())
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    source.write_text(source.read_text() + "{broken\n")
-    with pytest.raises(InvalidInputError, match=r"in.jsonl:4 is not JSON"):
-        prepare_dialogues([source], [], tmp_path / "out" / "o.jsonl", None, DialogueSettings())
+    (tmp_path / "array.json").write_text("[{broken")
+    with pytest.raises(InvalidInputError, match=r"array.json is not JSON"):
+        prepare_dialogues([source, tmp_path / "array.json"], [], tmp_path / "out" / "o.jsonl", None, DialogueSettings())
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_damaged_lines_are_dropped_and_counted(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", chats(3))
+    source.write_text(source.read_text() + '{"messages": [broken\n[1]\n' + source.read_text()[:40])  # cut in the last
+    report = prepare_dialogues([source], [], tmp_path / "o.jsonl", None, DialogueSettings())
+    assert (report.n_read, report.n_kept) == (6, 3)
+    assert report.dropped == {"not JSON": 2, "no JSON object": 1}
+    assert report.examples["not JSON"][0].startswith("in.jsonl:4: Expecting value at column 15")
+
+
+def test_a_file_of_damage_alone_is_refused(tmp_path: Path):
+    (tmp_path / "in.jsonl").write_text("hello\n")
+    with pytest.raises(
+        InvalidInputError, match=r"holds no record \(in.jsonl:1 is not JSON: Expecting value at column 1"
+    ):
+        prepare_dialogues([tmp_path / "in.jsonl"], [], tmp_path / "o.jsonl", None, DialogueSettings())
 
 
 def test_refuses_a_test_split_without_dialogues(tmp_path: Path):

@@ -258,6 +258,15 @@ class TestDropping:
             run(tmp_path, [pair("a")], held_out=1e-9)
 
 
+def test_damaged_lines_are_dropped_and_counted(tmp_path):
+    source = write(tmp_path / "in.jsonl", [pair("a")])
+    source.write_text('{"prompt": "cut\n' + source.read_text() + "3\n")
+    report = prepare_preferences([source], [], tmp_path / "o.jsonl", None, PreferenceSettings(), None)
+
+    assert (report.n_read, report.n_kept) == (3, 1)
+    assert report.dropped == {"not JSON": 1, "no JSON object": 1}
+
+
 def test_records_from_anywhere(tmp_path):
     records = (Record(f"hub@train:{n}", pair(f"Question {n}?")) for n in range(5))
     tests = [Record("hub@test:1", pair("Question 3?"))]
