@@ -16,7 +16,7 @@ EXPECTED = {
         "zephyr-tiny is ready",
         "The capital of France is Paris. [stop]",
         " [stopped]",
-        "The capital of Japan is Tokyo. [stop]",
+        "Tokyo. [stop]",
     ],
     "stream_answer.py": ["Paris"],
 }

@@ -108,8 +108,8 @@ def test_an_unknown_key_is_named() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"learning_rate": "fast"}, "cannot take"),
-        ({"lr_scheduler_type": "zigzag"}, "refused by TRL|cannot take"),
+        ({"learning_rate": "fast"}, "refused by TRL: argument --learning_rate"),
+        ({"lr_scheduler_type": "zigzag"}, "refused by TRL"),
         ({"bf16": True, "fp16": True}, "fp16 and bf16"),
         ({"load_in_4bit": True, "load_in_8bit": True}, "4 bit|8 bit"),
     ],

@@ -106,8 +106,16 @@ def test_the_card_states_the_numbers():
     mistake = Mistake("sums", "2+2", "5.", "2 plus 2 is 4.")
     result = ExamResult((Score("capitals", 20, 24), Score("sums", 5, 6)), (mistake,) * 5)
     stages = [StageFacts("pre-training", "1,000 paragraphs", 900, 300), StageFacts("dSFT", "2,000 chats", 1500, 420)]
-    card = model_card(3_410_176, 2_300_000, result, made_by_stages(stages))
-    for stated in ("3.4 million", "2.3 MB", "12 minutes", "2,000 chats", "| dSFT |", "| sums | 5 of 6 |", "25 of 30"):
+    card = model_card(3_410_176, 2_300_000, [("dSFT", result), ("GGUF", result)], made_by_stages(stages))
+    for stated in (
+        "3.4 million",
+        "2.3 MB",
+        "12 minutes",
+        "2,000 chats",
+        "| dSFT |",
+        "| sums | 5 of 6 | 5 of 6 |",
+        "25 of 30",
+    ):
         assert stated in card
     lines = exam_table([("a", result), ("b", result)]).splitlines()
     assert lines[2] == "| capitals | 20 of 24 | 20 of 24 |"
