@@ -215,7 +215,7 @@ def test_leaving_the_interpreter_in_the_middle_of_an_answer(tiny_path: Path, iso
     program = (
         "from zephyr_local import *\n"
         f"z = Zephyr({str(tiny_path)!r}, EngineSettings(n_ctx=512, n_threads=1), isolated={isolated})\n"
-        "s = z.stream([{'role': 'user', 'content': 'the'}])\n"
+        "s = z.stream([{'role': 'user', 'content': 'the hen in a den'}], Sampling(temperature=0, max_tokens=None))\n"
         "next(s); next(s)\n"
     )
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)

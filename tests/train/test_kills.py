@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -43,7 +44,7 @@ def files(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in (*names, "recipe-Q4_K_M.gguf")}
 
 
-def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
+def start(recipe: Path, out: Path, said: int | IO[str] = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-P",
@@ -57,7 +58,15 @@ def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
         "--threads",
         "1",
     ]
-    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, start_new_session=True, stderr=said, stdout=said)
+
+
+def wait_for_a_checkpoint(process: subprocess.Popen[bytes], out: Path) -> None:
+    deadline = time.monotonic() + 240
+    while not list((out / "dsft" / "checkpoints").glob("checkpoint-*/whole")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -98,11 +107,7 @@ def test_after_a_kill_it_goes_on_from_a_whole_checkpoint_and_ends_when_told_to(t
     out = tmp_path / "out"
     process = start(recipe, out)
     checkpoints = out / "dsft" / "checkpoints"
-    deadline = time.monotonic() + 240
-    while not list(checkpoints.glob("checkpoint-*/whole")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_a_checkpoint(process, out)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     # As a kill in the middle of saving leaves it: newer than the whole one, and not to be gone on from.
@@ -134,26 +139,9 @@ def test_after_a_kill_it_goes_on_from_a_whole_checkpoint_and_ends_when_told_to(t
 def test_ctrl_c_says_one_line(tmp_path: Path):
     recipe = build_recipe(tmp_path / "recipe", {"dsft": {"max_steps": 400, "save_steps": 2}})
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "zephyr_local",
-        "train",
-        "run",
-        str(recipe),
-        "-o",
-        str(out),
-        "--threads",
-        "1",
-    ]
     with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(command, start_new_session=True, stderr=said, stdout=said)
-    deadline = time.monotonic() + 240
-    while not list((out / "dsft" / "checkpoints").glob("checkpoint-*/whole")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        process = start(recipe, out, said)
+    wait_for_a_checkpoint(process, out)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert process.wait(60) == 130
     text = (tmp_path / "said").read_text()
