@@ -230,16 +230,16 @@ def _apply(override: str, own: dict[str, Any], trl: dict[Stage, dict[str, Any]])
         if stage not in trl:
             raise InvalidInputError(f"--set {key}: the recipe has no stage {stage}", f"It has {', '.join(trl)}")
         target, parts = trl[stage], parts[1:]
+    else:
+        value = _from_here(parts, value)
+        if value and parts in (["base"], ["new"]):  # one of the two is what a run starts from
+            own.pop("new" if parts == ["base"] else "base", None)
     for index, part in enumerate(parts[:-1]):
         inner = target.setdefault(part, {})
         if not isinstance(inner, dict):
             raise InvalidInputError(f"--set {key}: {'.'.join(parts[: index + 1])} is no mapping", "Check the key")
         target = inner
-    target[parts[-1]] = _from_here(parts, value) if target is not trl.get(stage) else value  # type: ignore[arg-type]
-    if own is target and parts == ["base"]:
-        own.pop("new", None)  # one of the two is what a run starts from
-    elif own is target and parts == ["new"]:
-        own.pop("base", None)
+    target[parts[-1]] = value
 
 
 def _from_here(parts: Sequence[str], value: Any) -> Any:  # noqa: ANN401 — YAML's

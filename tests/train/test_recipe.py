@@ -52,6 +52,7 @@ def test_a_base_of_set_takes_the_place_of_a_new_model(folder: Path):
     assert (recipe.base, recipe.new) == (str(folder / "base"), "")
     recipe = Recipe.read(folder, ["new=tiny"])
     assert (recipe.base, recipe.new) == ("", "tiny")
+    assert Recipe.read(folder, ["new=null"]).base  # nothing takes no place
 
 
 def test_set_changes_a_stages_key_or_one_of_ours(folder: Path):

@@ -200,7 +200,7 @@ class _Step:
             first, damaged, n_recognised = "", "", 0
             for record in read_with_damage(given) if isinstance(given, Path) else given:
                 if isinstance(record, Damage):
-                    damaged = damaged or f" ({record.where} is {record.reason}{record.detail})"
+                    damaged = damaged or f" ({record})"
                     self._report.drop_damaged(record)
                     continue
                 first = first or record.where

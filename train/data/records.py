@@ -37,12 +37,15 @@ class Damage:
     detail: str
     remedy: str
 
+    def __str__(self) -> str:
+        return f"{self.where} is {self.reason}{self.detail}"
+
 
 def read_records(path: Path) -> Iterator[Record]:
     """As :func:`read_with_damage`, but raises InvalidInputError for a line or an element that is no record, too."""
     for found in read_with_damage(path):
         if isinstance(found, Damage):
-            raise InvalidInputError(f"{found.where} is {found.reason}{found.detail}", found.remedy)
+            raise InvalidInputError(str(found), found.remedy)
         yield found
 
 
