@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 
 import pytest
 
@@ -11,6 +14,14 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# The developer's own chats, history and configuration are none of the tests' business, nor the other way round.
+_home = tempfile.mkdtemp(prefix="zephyr-local-tests-")
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
+for _kind in ("DATA", "STATE", "CONFIG"):
+    os.environ[f"XDG_{_kind}_HOME"] = os.path.join(_home, _kind.lower())  # noqa: PTH118
+for _name in [name for name in os.environ if name.startswith("ZEPHYR_LOCAL_")]:
+    del os.environ[_name]
 
 # A shell that starts the tests in the background lets them ignore Ctrl+C, and every process that they start would too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

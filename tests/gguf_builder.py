@@ -214,3 +214,33 @@ def vocab_only_model(vocab: tuple[list[str], list[float], list[int]]) -> TinyMod
 def write_endless_model(folder: Path) -> Path:
     """A model whose likeliest answer fills its 65,536 tokens of context, which takes a minute unless it is stopped."""
     return tiny_model(n_ctx_train=65_536).write(folder / "endless-zephyr.gguf")
+
+
+def write_counting_model(folder: Path, *, n_block: int = 64, name: str = "counting") -> Path:
+    """A model that answers everything with `w00 w01 … w99 w00 …` until its 4,096 tokens of context are full.
+
+    Its layers compute and change nothing, some hundred tokens a second; the output tells the next word by the last one.
+    """
+    words = [f"▁w{number:02}" for number in range(100)]
+    vocab = vocabulary(words)
+    n_embd, n_vocab = 128, len(vocab[0])
+    embeddings = np.random.default_rng(1).standard_normal((n_vocab, n_embd)).astype("<f4")
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    places = [vocab[0].index(word) for word in words]
+    output = np.zeros((n_vocab, n_embd), "<f4")
+    for before, after in zip([vocab[0].index("<0x0A>"), *places], [places[0], *places[1:], places[0]], strict=True):
+        output[after] += embeddings[before]
+    silent = {
+        f"blk.{block}.{tensor}.weight": np.zeros(shape, "<f4")
+        for block in range(n_block)
+        for tensor, shape in (("attn_output", (n_embd, n_embd)), ("ffn_down", (n_embd, 64)))
+    }
+    model = tiny_model(
+        n_embd=n_embd,
+        n_block=n_block,
+        n_ctx_train=4096,
+        name=f"zephyr {name}",
+        vocab=vocab,
+        weights={"token_embd.weight": embeddings, "output.weight": output, **silent},
+    )
+    return model.write(folder / f"{name}-zephyr.gguf")

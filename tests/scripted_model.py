@@ -26,6 +26,7 @@ class ScriptedModel:
         self.counted_up_to = counted_up_to
         self.default_sampling = Sampling(seed=7)
         self.asked: list[tuple[Message, ...]] = []
+        self.starts: list[str] = []
         self.sampled: list[Sampling | None] = []
         self.closed = 0
         self.counts = 0
@@ -38,9 +39,15 @@ class ScriptedModel:
         return tokens
 
     def stream(
-        self, messages: tuple[Message, ...], sampling: Sampling | None = None, *, on_prefill: object = None
+        self,
+        messages: tuple[Message, ...],
+        sampling: Sampling | None = None,
+        *,
+        answer_start: str = "",
+        on_prefill: object = None,
     ) -> Generator[Piece, None, None]:
         self.asked.append(messages)
+        self.starts.append(answer_start)
         self.sampled.append(sampling)
         try:
             for text in self.answers.pop(0):
@@ -73,11 +80,16 @@ class AsyncScriptedModel:
         return self.model.count_tokens(messages)
 
     async def stream(
-        self, messages: tuple[Message, ...], sampling: Sampling | None = None, *, on_prefill: object = None
+        self,
+        messages: tuple[Message, ...],
+        sampling: Sampling | None = None,
+        *,
+        answer_start: str = "",
+        on_prefill: object = None,
     ) -> AsyncGenerator[Piece, None]:
         import asyncio
 
-        pieces = self.model.stream(messages, sampling)
+        pieces = self.model.stream(messages, sampling, answer_start=answer_start)
         try:
             for piece in pieces:
                 await asyncio.sleep(0)

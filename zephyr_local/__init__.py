@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zephyr_local.chat_types import Finish, FinishReason, Message, Piece, Reply, Role, TokenLogprob
     from zephyr_local.child_process import freeze_support
     from zephyr_local.errors import (
+        ChatStoreError,
         CheckpointError,
         ContextExceededError,
         EngineCrashed,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         InvalidInputError,
         ModelFileError,
         ModelNotFoundError,
+        NotEnoughMemoryError,
         OutputError,
         TemplateError,
         ZephyrError,
@@ -42,6 +44,7 @@ __all__ = [
     "AsyncChat",
     "AsyncZephyr",
     "Chat",
+    "ChatStoreError",
     "CheckpointError",
     "ContextExceededError",
     "Dropped",
@@ -54,6 +57,7 @@ __all__ = [
     "Message",
     "ModelFileError",
     "ModelNotFoundError",
+    "NotEnoughMemoryError",
     "OutputError",
     "Piece",
     "Policy",
@@ -78,6 +82,7 @@ _HOMES = {
     "child_process": ("freeze_support",),
     "settings": ("EngineSettings", "Sampling"),
     "errors": (
+        "ChatStoreError",
         "CheckpointError",
         "ContextExceededError",
         "EngineCrashed",
@@ -85,6 +90,7 @@ _HOMES = {
         "InvalidInputError",
         "ModelFileError",
         "ModelNotFoundError",
+        "NotEnoughMemoryError",
         "OutputError",
         "TemplateError",
         "ZephyrError",

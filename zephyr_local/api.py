@@ -48,16 +48,18 @@ class Zephyr(ModelHandle):
         messages: Iterable[MessageLike],
         sampling: Sampling | None = None,
         *,
+        answer_start: str = "",
         on_prefill: OnPrefill | None = None,
     ) -> PieceStream:
         """The answer to a chat, piece by piece; the last piece has ``finish``.
 
+        ``answer_start`` is what the answer begins with already; it is not among the pieces.
         ``on_prefill`` takes how many tokens of the chat are computed, and of how many, while the first piece is waited
         for. The iterator's ``cancel`` ends the answer from any thread; closing or dropping it does so too, and an
         exception (Ctrl+C, ``on_prefill``'s) while it waits. Raises InvalidInputError for the messages at once;
         EngineError, EngineCrashed, TemplateError and ContextExceededError from the iterator.
         """
-        return PieceStream(self, self._generate(messages, sampling), on_prefill)
+        return PieceStream(self, self._generate(messages, sampling, answer_start), on_prefill)
 
     def complete(self, messages: Iterable[MessageLike], sampling: Sampling | None = None) -> Reply:
         """The whole answer to a chat."""

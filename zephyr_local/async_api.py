@@ -74,10 +74,14 @@ class AsyncZephyr(ModelHandle):
         messages: Iterable[MessageLike],
         sampling: Sampling | None = None,
         *,
+        answer_start: str = "",
         on_prefill: OnPrefill | None = None,
     ) -> AsyncGenerator[Piece, None]:
-        """The answer to a chat, piece by piece; closing the generator (``contextlib.aclosing``) cancels the answer."""
-        waiter = await self._submit(self._generate(messages, sampling))
+        """The answer to a chat, piece by piece; closing the generator (``contextlib.aclosing``) cancels the answer.
+
+        ``answer_start`` is what the answer begins with already; it is not among the pieces.
+        """
+        waiter = await self._submit(self._generate(messages, sampling, answer_start))
         try:
             while True:
                 event = await self._next(waiter)

@@ -23,7 +23,12 @@ class AsyncChatModel(Model, Protocol):
     """What a chat asks of a model; :class:`zephyr_local.async_api.AsyncZephyr` has it."""
 
     def stream(
-        self, messages: tuple[Message, ...], sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+        self,
+        messages: tuple[Message, ...],
+        sampling: Sampling | None = None,
+        *,
+        answer_start: str = "",
+        on_prefill: OnPrefill | None = None,
     ) -> AsyncGenerator[Piece, None]: ...
 
     async def complete(self, messages: tuple[Message, ...], sampling: Sampling | None = None) -> Reply: ...
@@ -68,6 +73,15 @@ class AsyncChat(ChatState[AsyncChatModel]):
         """
         return self._pieces(self._ask_edited(index, text), sampling, on_prefill)
 
+    def continue_answer(
+        self, sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+    ) -> AsyncGenerator[Piece, None]:
+        """What follows the last answer, which was cut short, as :meth:`stream`.
+
+        Both together are a new answer, beside which the shorter one stays; where nothing follows, it stays alone.
+        """
+        return self._pieces(self._go_on(), sampling, on_prefill)
+
     async def save(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`to_json` to a file, whole or not at all; raises OutputError."""
         await asyncio.to_thread(write_chat, Path(path), self.to_json())
@@ -75,7 +89,7 @@ class AsyncChat(ChatState[AsyncChatModel]):
     @classmethod
     async def load(cls, zephyr: AsyncChatModel, path: str | os.PathLike[str]) -> Self:
         """The chat that :meth:`save` wrote; raises InvalidInputError for anything else."""
-        return cls._of(zephyr, await asyncio.to_thread(read_chat, Path(path)))
+        return cls.of(zephyr, await asyncio.to_thread(read_chat, Path(path)))
 
     async def _pieces(
         self, answer: Answering, sampling: Sampling | None, on_prefill: OnPrefill | None = None
@@ -83,7 +97,8 @@ class AsyncChat(ChatState[AsyncChatModel]):
         with answer:
             sampling = answer.sampling(sampling)
             messages = await self._follow(answer.messages(sampling))
-            async with contextlib.aclosing(self.zephyr.stream(messages, sampling, on_prefill=on_prefill)) as pieces:
+            stream = self.zephyr.stream(messages, sampling, answer_start=answer.answer_start, on_prefill=on_prefill)
+            async with contextlib.aclosing(stream) as pieces:
                 async for piece in pieces:
                     answer.add(piece)
                     yield piece

@@ -6,16 +6,23 @@ import contextlib
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 from zephyr_local.chat_file import read_chat, write_chat
-from zephyr_local.chat_fit import CountTokens, Steps
+from zephyr_local.chat_fit import Complete, CountTokens, Steps
 from zephyr_local.chat_state import Answering, ChatState, Model
-from zephyr_local.chat_types import Message, OnPrefill, Piece, Reply
+from zephyr_local.chat_types import Finish, Message, OnPrefill, Piece, Reply
 from zephyr_local.errors import ContextExceededError
 from zephyr_local.settings import Sampling
 
 _T = TypeVar("_T")
+
+
+class _Cancelled(Exception):  # noqa: N818 — nothing is wrong
+    """An answer was cancelled before it was asked for."""
+
+
+_CANCELLED: Final = Piece("", Finish("cancelled", 0, 0, 0, 0.0, 0.0))
 
 
 class Pieces(Iterator[Piece], Protocol):
@@ -30,10 +37,13 @@ class ChatModel(Model, Protocol):
     """What a chat asks of a model; :class:`zephyr_local.api.Zephyr` has it."""
 
     def stream(
-        self, messages: tuple[Message, ...], sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+        self,
+        messages: tuple[Message, ...],
+        sampling: Sampling | None = None,
+        *,
+        answer_start: str = "",
+        on_prefill: OnPrefill | None = None,
     ) -> Pieces: ...
-
-    def complete(self, messages: tuple[Message, ...], sampling: Sampling | None = None) -> Reply: ...
 
     def count_tokens(self, messages: tuple[Message, ...]) -> int: ...
 
@@ -76,6 +86,15 @@ class Chat(ChatState[ChatModel]):
         """
         return self._pieces(self._ask_edited(index, text), sampling, on_prefill)
 
+    def continue_answer(
+        self, sampling: Sampling | None = None, *, on_prefill: OnPrefill | None = None
+    ) -> Generator[Piece, None, None]:
+        """What follows the last answer, which was cut short, as :meth:`stream`.
+
+        Both together are a new answer, beside which the shorter one stays; where nothing follows, it stays alone.
+        """
+        return self._pieces(self._go_on(), sampling, on_prefill)
+
     def cancel(self) -> None:
         """End the answer that is being given, from any thread; what came of it is kept. Without one, nothing."""
         self._cancel_asked = True
@@ -89,7 +108,7 @@ class Chat(ChatState[ChatModel]):
     @classmethod
     def load(cls, zephyr: ChatModel, path: str | os.PathLike[str]) -> Self:
         """The chat that :meth:`save` wrote; raises InvalidInputError for anything else."""
-        return cls._of(zephyr, read_chat(Path(path)))
+        return cls.of(zephyr, read_chat(Path(path)))
 
     def _pieces(
         self, answer: Answering, sampling: Sampling | None, on_prefill: OnPrefill | None = None
@@ -97,8 +116,13 @@ class Chat(ChatState[ChatModel]):
         with answer:
             self._cancel_asked = False
             sampling = answer.sampling(sampling)
-            messages = self._follow(answer.messages(sampling))
-            with contextlib.closing(self.zephyr.stream(messages, sampling, on_prefill=on_prefill)) as pieces:
+            try:
+                messages = self._follow(answer.messages(sampling))
+            except _Cancelled:
+                yield _CANCELLED
+                return
+            stream = self.zephyr.stream(messages, sampling, answer_start=answer.answer_start, on_prefill=on_prefill)
+            with contextlib.closing(stream) as pieces:
                 self._pieces_now = pieces
                 try:
                     if self._cancel_asked:
@@ -118,9 +142,22 @@ class Chat(ChatState[ChatModel]):
                 result: _T = end.value
                 return result
             try:
-                if isinstance(step, CountTokens):
-                    told = self.zephyr.count_tokens(step.messages)
-                else:
-                    told = self.zephyr.complete(step.messages, step.sampling).text
+                told = self._count(step) if isinstance(step, CountTokens) else self._summary(step)
             except ContextExceededError:
                 told = None
+            if self._cancel_asked:
+                steps.close()
+                raise _Cancelled
+
+    def _count(self, step: CountTokens) -> int:
+        return self.zephyr.count_tokens(step.messages)
+
+    def _summary(self, step: Complete) -> str:
+        with contextlib.closing(self.zephyr.stream(step.messages, step.sampling)) as pieces:
+            self._pieces_now = pieces
+            try:
+                if self._cancel_asked:
+                    pieces.cancel()
+                return "".join(piece.text for piece in pieces)
+            finally:
+                self._pieces_now = None

@@ -88,11 +88,19 @@ class Asked:
     question: Message
     start: int = 0
     summary: str | None = None
+    answer_start: str = ""
+    """What the answer begins with already."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """What the model is shown."""
         return (*system_message(self.system, self.summary), *self.turns[self.start :], self.question)
+
+    @property
+    def counted(self) -> tuple[Message, ...]:
+        """What takes up the context: an answer that was begun counts as a turn, which is a few tokens too many."""
+        begun = (Message("assistant", self.answer_start),) if self.answer_start else ()
+        return (*self.messages, *begun)
 
 
 def system_message(system: str | None, summary: str | None) -> tuple[Message, ...]:
@@ -103,7 +111,7 @@ def system_message(system: str | None, summary: str | None) -> tuple[Message, ..
 
 def fit(asked: Asked, room: Room) -> Steps[tuple[Asked, Dropped | None]]:
     """``asked`` so that it fits, and what was dropped for it; raises ContextExceededError where that is not allowed."""
-    tokens = yield from _count(asked.messages)
+    tokens = yield from _count(asked.counted)
     if tokens is not None and tokens <= room.limit:
         return asked, None
     if room.policy == "stop":
@@ -117,7 +125,7 @@ def fit(asked: Asked, room: Room) -> Steps[tuple[Asked, Dropped | None]]:
     shorter = yield from _drop(asked, (room.share, room.limit))
     if shorter is None:
         alone = replace(asked, turns=(), start=0)
-        raise _exceeded(alone, room, (yield from _count(alone.messages)))
+        raise _exceeded(alone, room, (yield from _count(alone.counted)))
     return shorter[0], replace(_report(asked, *shorter, tokens), problem=problem)
 
 
@@ -137,7 +145,7 @@ def _drop(asked: Asked, limits: Iterable[int]) -> Steps[tuple[Asked, int] | None
             middle = (low + high) // 2
             start = starts[middle]
             if start not in counts:
-                counts[start] = yield from _count(replace(asked, start=start).messages)
+                counts[start] = yield from _count(replace(asked, start=start).counted)
             tokens = counts[start]
             if tokens is not None and tokens <= limit:
                 high = middle
@@ -168,7 +176,7 @@ def _summarise(asked: Asked, room: Room) -> Steps[tuple[Asked, int] | str]:
     if not isinstance(text, str) or not text.strip():
         return "the model wrote no summary"
     summarised = replace(shorter[0], summary=text.strip())
-    tokens = yield from _count(summarised.messages)
+    tokens = yield from _count(summarised.counted)
     if tokens is None or tokens > room.limit:
         return "the summary does not fit the context"
     return summarised, tokens

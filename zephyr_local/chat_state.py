@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Generic, Protocol, Self, TypeVar, get_args
 
 from zephyr_local.chat_file import ChatRecord, dump_chat, parse_chat
 from zephyr_local.chat_fit import Asked, Dropped, Policy, Room, Steps, fit, system_message
+from zephyr_local.chat_journal import Journal
 from zephyr_local.chat_tree import ChatTree
-from zephyr_local.chat_types import Message, ReplyParts
+from zephyr_local.chat_types import Message, Piece, ReplyParts
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.settings import Sampling, require_kind
 
@@ -40,6 +41,15 @@ class Siblings:
     """Which of them is in the chat; None at the place after the last turn."""
 
 
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One way through a chat."""
+
+    place: int
+    """Its last answer, for :meth:`ChatState.go_to`."""
+    turns: tuple[Message, ...]
+
+
 class ChatState(Generic[_ModelT]):
     """What ``Chat`` and ``AsyncChat`` have in common.
 
@@ -65,10 +75,15 @@ class ChatState(Generic[_ModelT]):
         if sampling is not None:
             require_kind(sampling, Sampling, "sampling")
         self.zephyr = zephyr
+        self.journal: Journal | None = None
+        """Is told of everything that happens to the chat, such as one of :mod:`zephyr_local.transcripts`."""
         self.sampling = sampling
         """How answers are sampled where a call does not say; None: as the model does by default."""
         self.on_drop: Callable[[Dropped], object] | None = None
         """Is told of every drop, before the answer begins."""
+        self._system: str | None = None
+        self._policy: Policy = policy
+        self._reserve_tokens: int | None = None
         self.system = system
         self.policy = policy
         self.reserve_tokens = reserve_tokens
@@ -85,6 +100,7 @@ class ChatState(Generic[_ModelT]):
     @system.setter
     def system(self, system: str | None) -> None:
         self._system = None if system is None else _text(system, "the system prompt")
+        self._configured()
 
     @property
     def policy(self) -> Policy:
@@ -95,6 +111,7 @@ class ChatState(Generic[_ModelT]):
         if policy not in get_args(Policy):
             raise InvalidInputError(f"policy is {policy!r}", f"Use one of {', '.join(get_args(Policy))}")
         self._policy = policy
+        self._configured()
 
     @property
     def reserve_tokens(self) -> int | None:
@@ -105,6 +122,7 @@ class ChatState(Generic[_ModelT]):
         if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1):
             raise InvalidInputError(f"reserve_tokens is {tokens!r}", "Give a whole number above 0, or leave it out")
         self._reserve_tokens = tokens
+        self._configured()
 
     @property
     def turns(self) -> tuple[Message, ...]:
@@ -133,6 +151,8 @@ class ChatState(Generic[_ModelT]):
         self._require_idle()
         self._tree = ChatTree()
         self._drops.clear()
+        if self.journal is not None:
+            self.journal.clear()
 
     def undo(self) -> tuple[Message, Message]:
         """Go back to before the last question; returns it and its answer, which stay as a branch.
@@ -143,7 +163,7 @@ class ChatState(Generic[_ModelT]):
         path = self._tree.path(self._tree.leaf)
         if not path:
             raise InvalidInputError("the chat has no turns to undo", "Ask something first")
-        self._tree.leaf = path[-3] if len(path) > 2 else None
+        self._go_to(path[-3] if len(path) > 2 else None)
         question, answer = self._tree.turns(path[-2:])
         return question, answer
 
@@ -156,7 +176,27 @@ class ChatState(Generic[_ModelT]):
         """Go over to alternative ``which`` of :meth:`siblings`, and on to the newest answer that followed it."""
         self._require_idle()
         nodes, _ = self._alternatives(index)
-        self._tree.leaf = self._tree.newest_leaf(nodes[_index(which, len(nodes), "alternative", "See siblings()")])
+        self._go_to(self._tree.newest_leaf(nodes[_index(which, len(nodes), "alternative", "See siblings()")]))
+
+    @property
+    def place(self) -> int | None:
+        """Where the chat stands: its last answer, numbered as in :meth:`branches`; None before the first."""
+        return self._tree.leaf
+
+    def branches(self) -> tuple[Branch, ...]:
+        """All ways through the chat, oldest first: one for each answer that nothing follows, and the current one."""
+        tree = self._tree
+        inner = {node.parent for node in tree.nodes}
+        ends = [index for index in range(len(tree.nodes)) if index not in inner or index == tree.leaf]
+        return tuple(Branch(end, tree.turns(tree.path(end))) for end in ends)
+
+    def go_to(self, place: int | None) -> None:
+        """Go over to the answer ``place`` of any branch, and to before the first question where it is None."""
+        self._require_idle()
+        nodes = self._tree.nodes
+        if place is not None and not (0 <= place < len(nodes) and nodes[place].message.role == "assistant"):
+            raise InvalidInputError(f"there is no answer {place!r}", "See branches()")
+        self._go_to(place)
 
     def branch(self, index: int | None = None) -> Self:
         """A chat of its own, without alternatives, that goes on after the answer at turn ``index``, or the last."""
@@ -166,8 +206,7 @@ class ChatState(Generic[_ModelT]):
             path = path[: _index(index, len(path), "turn", _COUNT) + 1]
             if len(path) % 2:
                 raise InvalidInputError(f"turn {len(path) - 1} is a question", "Branch after an answer, or use edit()")
-        tree = self._tree.branch(path)
-        other = self._of(self.zephyr, ChatRecord(self.system, self.policy, self.reserve_tokens, tree))
+        other = self.of(self.zephyr, replace(self.record, tree=self._tree.branch(path)))
         other.sampling, other.on_drop = self.sampling, self.on_drop
         return other
 
@@ -176,15 +215,30 @@ class ChatState(Generic[_ModelT]):
 
         An answer that is being given is not yet in it, nor is its question.
         """
-        return dump_chat(ChatRecord(self.system, self.policy, self.reserve_tokens, self._tree))
+        return dump_chat(self.record)
+
+    @property
+    def record(self) -> ChatRecord:
+        """What is kept of the chat; its tree is the chat's own."""
+        return ChatRecord(self.system, self.policy, self.reserve_tokens, self._tree)
 
     @classmethod
     def from_json(cls, zephyr: _ModelT, text: str | bytes) -> Self:
         """The chat that :meth:`to_json` wrote; raises InvalidInputError for anything else."""
-        return cls._of(zephyr, parse_chat(text))
+        return cls.of(zephyr, parse_chat(text))
+
+    def _configured(self) -> None:
+        if self.journal is not None:
+            self.journal.configure(self.system, self.policy, self.reserve_tokens)
+
+    def _go_to(self, leaf: int | None) -> None:
+        self._tree.leaf = leaf
+        if self.journal is not None:
+            self.journal.select(leaf)
 
     @classmethod
-    def _of(cls, zephyr: _ModelT, record: ChatRecord) -> Self:
+    def of(cls, zephyr: _ModelT, record: ChatRecord) -> Self:
+        """A chat with the turns and settings of ``record``, whose tree becomes its own."""
         chat = cls(zephyr, system=record.system, policy=record.policy, reserve_tokens=record.reserve_tokens)
         chat._tree = record.tree
         return chat
@@ -220,6 +274,16 @@ class ChatState(Generic[_ModelT]):
 
         return Answering(self, place)
 
+    def _go_on(self) -> Answering:
+        def place() -> _Place:
+            path = self._tree.path(self._tree.leaf)
+            if not path:
+                raise InvalidInputError("the chat has no answer to go on with", "Ask something first")
+            question, answer = (self._tree.nodes[node] for node in path[-2:])
+            return _Place(question.parent, question.message, path[-2], answer.message.content)
+
+        return Answering(self, place)
+
     def _ask_edited(self, index: int, text: str) -> Answering:
         question = Message("user", _text(text, "the question"))
 
@@ -243,6 +307,8 @@ class _Place:
     question: Message
     node: int | None
     """The question's node, where it has one already."""
+    answer_start: str = ""
+    """What the answer begins with: that of another one, which goes on."""
 
 
 class Answering(ReplyParts):
@@ -264,7 +330,13 @@ class Answering(ReplyParts):
             self._place = self._place_now()
             self._path = chat._tree.path(self._place.after)
             chat._asked = self._path, self._place.question
+            self._journal = chat.journal  # to the end the same one
+            if self._journal is not None:
+                new = self._place.node is None
+                parent = self._place.after if new else self._place.node
+                self._journal.begin(parent, self._place.question if new else None, self.answer_start)
         except BaseException:
+            chat._asked = None
             chat._answering.release()
             raise
         return self
@@ -275,20 +347,32 @@ class Answering(ReplyParts):
         chat, place = self._chat, self._place
         try:
             if self.text:
-                answer = Message("assistant", self.text)
+                answer = Message("assistant", self.answer_start + self.text)
                 if place.node is not None:
                     chat._tree.leaf = chat._tree.add(place.node, answer)
                 else:
                     chat._tree.leaf = chat._tree.add(place.after, place.question, answer)
+            if self._journal is not None:
+                self._journal.end(bool(self.text), self._finish)
         finally:
             chat._asked = None
             chat._answering.release()
+
+    @property
+    def answer_start(self) -> str:
+        """What the answer begins with already, before :attr:`text`."""
+        return self._place.answer_start
+
+    def add(self, piece: Piece) -> None:
+        if self._journal is not None and piece.text:
+            self._journal.add(piece.text)
+        super().add(piece)
 
     def messages(self, sampling: Sampling) -> Steps[tuple[Message, ...]]:
         """What to send, after dropping what the policy drops; see :mod:`zephyr_local.chat_fit` for the steps."""
         chat, tree = self._chat, self._chat._tree
         start, summary = tree.cut(self._path)
-        asked = Asked(chat.system, tree.turns(self._path), self._place.question, start, summary)
+        asked = Asked(chat.system, tree.turns(self._path), self._place.question, start, summary, self.answer_start)
         n_ctx = chat.zephyr.n_ctx
         if chat.reserve_tokens is not None:
             reserve = chat.reserve_tokens
@@ -299,6 +383,8 @@ class Answering(ReplyParts):
         fitting, dropped = yield from fit(asked, Room(n_ctx, reserve, chat.policy))
         if dropped is not None:
             tree.cuts[self._path[fitting.start - 1]] = fitting.summary
+            if self._journal is not None:
+                self._journal.drop(self._path[fitting.start - 1], fitting.summary)
             chat._drops.append(dropped)
             if chat.on_drop is not None:
                 chat.on_drop(dropped)

@@ -243,26 +243,30 @@ def encode_chat(
     vocabulary: Vocabulary,
     known_parts: Mapping[str, Sequence[int]] = {},
     *,
+    answer_start: str = "",
     add_generation_prompt: bool = True,
 ) -> EncodedChat:
     """The chat as token ids; the start token is in front where the vocabulary asks for one.
 
     ``known_parts`` gives the ids of texts between control tokens that are to be used instead of tokenising these.
+    ``answer_start`` stands behind the chat: an answer that was begun, and is to be gone on with.
 
     Control ids come from the template alone: each control token's text inside a message is broken with a random nonce
     before the chat is rendered, the rendering is split at the control tokens that remain, and the parts between them,
     the nonce removed, are tokenised as plain text. For text without control tokens the ids are Hugging Face's.
     Raises TemplateError, and ContextExceededError for a chat that cannot fit.
     """
-    _check_size(messages, vocabulary)
+    begun = [Message("assistant", answer_start)] if answer_start else []
+    _check_size([*messages, *begun], vocabulary)
     texts = SpecialTexts(bos=vocabulary.token_text(vocabulary.bos_id), eos=vocabulary.token_text(vocabulary.eos_id))
     split_at = re.compile(
         "(" + "|".join(re.escape(t) for t in sorted(vocabulary.control_tokens, key=len, reverse=True)) + ")"
     )
-    nonce = _nonce(messages, split_at)
+    nonce = _nonce([*messages, *begun], split_at)
     guarded = [Message(m.role, _break(m.content, split_at, nonce)) for m in messages]
     blank = [Message(m.role, nonce if m.content else "") for m in messages]
     rendered, expected = template.renderer([guarded, blank], texts, add_generation_prompt)
+    rendered += _break(answer_start, split_at, nonce)
     if split_at.findall(rendered) != split_at.findall(expected):
         raise TemplateError(
             f"the chat template {template.name} lets message text form control tokens",

@@ -53,6 +53,10 @@ class OutputError(ZephyrError):
     """An output file cannot be written; whatever stood at its name before is still there."""
 
 
+class ChatStoreError(ZephyrError):
+    """The store of the chats cannot be read or written; the chat itself goes on."""
+
+
 class ContextExceededError(ZephyrError):
     """A chat needs more tokens than the context holds."""
 
@@ -63,6 +67,12 @@ class EngineError(ZephyrError):
     """llama.cpp could not load or run the model; the message carries what it said."""
 
     exit_code = 6
+
+
+class NotEnoughMemoryError(EngineError):
+    """The model, its context or a computation does not fit the memory of this machine or of its GPU."""
+
+    exit_code = 4
 
 
 class EngineCrashed(EngineError):  # noqa: N818 — the name that applications look for

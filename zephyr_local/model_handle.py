@@ -76,11 +76,12 @@ class ModelHandle:
         return parse_messages(messages)
 
     def _generate(
-        self, messages: Iterable[MessageLike], sampling: Sampling | None
+        self, messages: Iterable[MessageLike], sampling: Sampling | None, answer_start: str = ""
     ) -> Callable[[int], protocol.Request]:
         parsed, chosen = self._parsed(messages), self.default_sampling if sampling is None else sampling
         require_kind(chosen, Sampling, "sampling")
-        return lambda request_id: protocol.Generate(request_id, parsed, chosen)
+        begun = require_text(answer_start)
+        return lambda request_id: protocol.Generate(request_id, parsed, chosen, begun)
 
 
 def piece_of(event: protocol.Event) -> Piece | None:

@@ -20,6 +20,7 @@ MAX_N_CTX = 1 << 20
 MAX_THREADS = 512  # llama.cpp aborts the process at some thousands of threads
 MAX_PARALLEL = 64
 MAX_LOGPROBS = 20
+MAX_SEED = 0xFFFFFFFE
 
 _BAN: Final = float("-inf")
 _MAX_BIAS = 1000
@@ -178,8 +179,8 @@ class Sampling:
                 f"The default is {defaults[name]:g}",
             )
         _require(
-            self.seed is None or 0 <= self.seed <= 0xFFFFFFFE,
-            f"seed is {self.seed}, outside 0 to {0xFFFFFFFE}",
+            self.seed is None or 0 <= self.seed <= MAX_SEED,
+            f"seed is {self.seed}, outside 0 to {MAX_SEED}",
             "Leave it out for a new one each time",
         )
         _require(
@@ -220,6 +221,12 @@ _WHOLE_RANGES: Final[dict[str, tuple[float, float]]] = {
     "dry_allowed_length": (1, MAX_N_CTX),
     "dry_penalty_last_n": (0, MAX_N_CTX),
 }
+
+
+def sampling_range(name: str) -> tuple[float, float] | None:
+    """The least and the greatest value of a field of ``Sampling``; None where it is no number."""
+    others = {"seed": (0, MAX_SEED), "max_tokens": (1, MAX_N_CTX), "logprobs": (0, MAX_LOGPROBS)}
+    return (_REAL_RANGES | _WHOLE_RANGES | others).get(name)
 
 
 def _breakers(value: Any) -> tuple[str, ...]:  # noqa: ANN401

@@ -1,25 +1,9 @@
-"""The terminal's chat may use the whole context, and tells what an answer cost."""
+"""What an answer cost, on one line."""
 
 from __future__ import annotations
 
-import pytest
-
-from tests.scripted_model import FINISH, ScriptedModel
-from zephyr_local.chat_types import Message
-from zephyr_local.errors import ContextExceededError
-from zephyr_local.repl.conversation import Conversation, timing_line
-from zephyr_local.settings import Sampling
-
-
-def test_a_chat_is_refused_only_where_no_token_is_left():
-    model = ScriptedModel(["Yes."], n_ctx=8)
-    conversation = Conversation(model, Sampling(max_tokens=100), system="Be brief.")  # type: ignore[arg-type]
-    with pytest.raises(ContextExceededError, match="needs 8 tokens and its answer 1, and the context holds 8"):
-        list(conversation.chat.stream("one two three four"))
-    list(conversation.chat.stream("one two three"))
-    assert conversation.chat.messages[-1] == Message("assistant", "Yes.")
-    conversation.chat.clear()
-    assert conversation.chat.messages == (Message("system", "Be brief."),)
+from tests.scripted_model import FINISH
+from zephyr_local.repl.conversation import timing_line
 
 
 def test_timing_line_has_counts_and_rates():

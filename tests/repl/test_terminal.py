@@ -1,139 +1,173 @@
-"""The chat on a real pseudo-terminal, its screen read through a terminal emulator."""
+"""The chat on a real pseudo-terminal: from the greeting to the exit, Ctrl+C, errors, what stays on the screen."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import ROOT
-from tests.conftest import skip_or_fail
-from tests.gguf_builder import write_endless_model
+from tests.repl.terminal_driver import Terminal
 
-try:
-    import pexpect
-    import pyte
-except ImportError:
-    pexpect = None
+OpenChat = Callable[..., Terminal]
+GREEDY = ("--temperature", "0")
 
 
-class Terminal:
-    """A zephyr-local process on a pseudo-terminal of 100 × 40, and what its screen shows."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.screen = pyte.HistoryScreen(100, 40)
-        self._stream = pyte.ByteStream(self.screen)
-        env = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
-        self.process = pexpect.spawn(
-            sys.executable, ["-m", "zephyr_local", *arguments], cwd=str(ROOT), env=env, dimensions=(40, 100), timeout=60
-        )
-
-    @property
-    def text(self) -> str:
-        return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
-
-    def wait(self, condition: Callable[[str], bool], timeout_s: float = 60) -> str:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            try:
-                self._stream.feed(self.process.read_nonblocking(65536, timeout=0.05))
-            except pexpect.TIMEOUT:
-                pass
-            except pexpect.EOF:
-                self.process.wait()
-                assert condition(self.text), f"the process ended with:\n{self.text}"
-                return self.text
-            if condition(self.text):
-                return self.text
-        raise AssertionError(f"the screen never showed it:\n{self.text}")
-
-    def prompt(self) -> str:
-        return self.wait(lambda text: text.splitlines()[-1:] == [">"])
-
-    def say(self, line: str) -> None:
-        self.process.send(f"{line}\r")
-
-    def ended(self) -> int:
-        deadline = time.monotonic() + 30
-        while self.process.isalive() and time.monotonic() < deadline:
-            with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
-                self._stream.feed(self.process.read_nonblocking(65536, timeout=0.05))
-        self.process.close()
-        return int(self.process.exitstatus if self.process.exitstatus is not None else -1)
+def engine_of(chat: Terminal) -> int:
+    """The process of the chat's engine."""
+    children = Path(f"/proc/{chat.process.pid}/task").glob("*/children")
+    found = [int(child) for file in children for child in file.read_text().split()]
+    (engine,) = [pid for pid in found if b"engine" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return engine
 
 
-@pytest.fixture
-def open_chat() -> Iterator[Callable[..., Terminal]]:
-    if pexpect is None:
-        skip_or_fail("pexpect or pyte", "pip install pexpect pyte (there is no pexpect.spawn on Windows)")
-    opened: list[Terminal] = []
-
-    def start(*arguments: str) -> Terminal:
-        terminal = Terminal("chat", *arguments)
-        opened.append(terminal)
-        terminal.prompt()
-        return terminal
-
-    yield start
-    for terminal in opened:
-        terminal.process.close(force=True)
-
-
-def test_a_conversation_from_greeting_to_exit(open_chat: Callable[..., Terminal]):
+def test_a_conversation_from_greeting_to_exit(open_chat: OpenChat):
     chat = open_chat()
     assert "zephyr-tiny" in chat.text
     assert "/help" in chat.text
-    chat.say("What is the capital of France?")
-    chat.wait(lambda text: "Paris" in text)
-    chat.prompt()
-    chat.say("/help")
-    chat.wait(lambda text: "/clear   forget" in text)
-    chat.say("/nonsense")
-    chat.wait(lambda text: "/nonsense is not a command" in text)
-    chat.say("/clear")
-    chat.wait(lambda text: "conversation is cleared" in text)
-    chat.prompt()
+    chat.ask("What is the capital of France?", "The capital of France is Paris.")
+    chat.ask("/help", "/regen")
+    chat.ask("/nonsense", "/nonsense is not a command")
+    chat.ask("/clear", "A new chat")
     chat.say("/exit")
     assert chat.ended() == 0
     assert "Traceback" not in chat.text
 
 
-def test_ctrl_d_leaves_and_ctrl_c_at_the_prompt_asks_twice(open_chat: Callable[..., Terminal]):
+def test_the_prompt_stands_before_the_model_is_loaded_and_then_shows_the_context(open_chat: OpenChat):
     chat = open_chat()
-    chat.process.sendcontrol("c")
-    chat.wait(lambda text: "Ctrl+C again" in text)
-    chat.process.sendcontrol("d")
+    chat.wait(lambda text: text.splitlines()[-1] == "0/1024 >")
+    text = chat.ask("What is the capital of France?", "Paris")
+    used = int(text.splitlines()[-1].partition("/")[0])
+    assert 20 < used < 40
+    chat.ask("and of Japan?", "Tokyo")
+    assert int(chat.last_line.partition("/")[0]) > used
+    chat.ask("/undo", "Back to before")
+    assert chat.last_line == f"{used}/1024 >"
+
+
+def test_a_message_may_be_sent_while_the_model_loads(open_chat: OpenChat):
+    chat = open_chat(wait=False)
+    chat.shows("zephyr-tiny")
+    chat.send("What is the capital of France?\r")
+    chat.prompt(answers="The capital of France is Paris.")
+
+
+def test_a_model_that_is_not_there_is_told_before_the_prompt(open_chat: OpenChat):
+    chat = open_chat("nosuch.gguf", wait=False)
+    assert chat.ended() == 3
+    assert "there is no file nosuch.gguf" in chat.text
+    assert ">" not in chat.last_line
+
+
+def test_a_model_that_does_not_load_ends_the_chat_that_waits_for_it(open_chat: OpenChat, tmp_path: Path):
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + bytes(1000))
+    chat = open_chat(str(path), wait=False)
+    assert chat.ended() == 1
+    assert "error:" in chat.text
+    assert "Traceback" not in chat.text
+
+
+def test_ctrl_d_leaves_and_ctrl_c_at_the_prompt_asks_twice(open_chat: OpenChat):
+    chat = open_chat()
+    chat.control("c")
+    chat.shows("Ctrl+C again")
+    chat.control("d")
     assert chat.ended() == 0
     again = open_chat()
-    again.process.sendcontrol("c")
-    again.wait(lambda text: "Ctrl+C again" in text)
-    again.process.sendcontrol("c")
+    again.control("c")
+    again.shows("Ctrl+C again")
+    again.control("c")
     assert again.ended() == 0
 
 
-def test_ctrl_c_stops_an_answer_and_keeps_what_came(open_chat: Callable[..., Terminal], tmp_path: Path):
-    chat = open_chat(str(write_endless_model(tmp_path)), "--temperature", "0", "--n-ctx", "65536")
-    for _ in range(2):
-        chat.say("Tell me something")
-        chat.wait(lambda text: not text.splitlines()[-1].startswith(">"))
-        chat.process.sendcontrol("c")
-        chat.wait(lambda text: text.splitlines()[-2:] == ["[stopped]", ">"])
-    chat.process.sendcontrol("d")
+def test_ctrl_c_clears_a_line_that_was_begun(open_chat: OpenChat):
+    chat = open_chat()
+    chat.send("half a question")
+    chat.shows("half a question")
+    chat.control("c")
+    chat.wait(lambda text: "half" not in text)
+    chat.control("c")
+    chat.shows("Ctrl+C again")
+
+
+def test_ctrl_c_stops_an_answer_and_keeps_what_came(open_chat: OpenChat, counting: str):
+    chat = open_chat(counting, *GREEDY)
+    for turns in (2, 4):
+        chat.say("Count")
+        chat.shows("w10")
+        chat.control("c")
+        chat.shows("[stopped]")
+        chat.prompt()
+        chat.ask("/stats", f"{turns} turns")
+        chat.screen.reset()
+    chat.control("d")
     assert chat.ended() == 0
 
 
-def test_timings_and_errors_leave_the_chat_alive(open_chat: Callable[..., Terminal]):
+def test_ctrl_c_while_the_chat_is_read_gives_the_question_back(open_chat: OpenChat, counting: str):
+    chat = open_chat(counting, *GREEDY, "--n-batch", "1")
+    chat.send("word " * 500 + "END\r")  # some 2,500 tokens, six milliseconds each
+    chat.shows("Reading [")
+    chat.control("c")
+    chat.shows("[stopped before the answer began]")
+    chat.wait(lambda text: text.endswith("END"))
+    assert "Traceback" not in chat.text
+    chat.control("c")
+    chat.prompt()
+    chat.ask("/stats", "0 turns")
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="the engine's process is found in /proc")
+def test_an_engine_that_is_killed_ends_neither_the_chat_nor_a_turn(open_chat: OpenChat, counting: str):
+    chat = open_chat(counting, *GREEDY)
+    chat.say("Count")
+    chat.shows("w30")
+    os.kill(engine_of(chat), signal.SIGKILL)
+    chat.shows("the engine process was ended by SIGKILL")
+    chat.prompt()
+    chat.ask("/stats", "2 turns")
+    chat.screen.reset()
+    chat.say("And more")
+    chat.shows("w10")
+    chat.control("c")
+    chat.shows("[stopped]")
+    chat.prompt()
+    chat.ask("/stats", "4 turns")
+
+
+def test_timings_and_errors_leave_the_chat_alive(open_chat: OpenChat):
     chat = open_chat("--verbose", "--n-ctx", "256")
-    chat.say("word " * 500)
+    chat.send("word " * 500 + "\r")
     chat.wait(lambda text: "error:" in text and "256" in text)
+    chat.wait(lambda text: text.endswith("word word"), timeout_s=20)  # the question stands at the prompt again
+    chat.control("c")
     chat.prompt()
-    chat.say("Hello")
-    chat.wait(lambda text: "first token after" in text)
-    chat.prompt()
-    chat.process.sendcontrol("d")
+    chat.ask("Hello", "first token after")
+    chat.control("d")
     assert chat.ended() == 0
+
+
+def test_what_is_typed_during_an_answer_waits_for_the_prompt(open_chat: OpenChat, counting: str):
+    chat = open_chat(counting, *GREEDY, "--max-tokens", "90")
+    chat.say("Count")
+    chat.shows("w10")
+    chat.send("/title Typed ahead\rand more")
+    chat.wait(lambda text: text.endswith("> and more"))
+    assert chat.text.count("Typed ahead") == 2, "it is not echoed into the answer, and Enter sent it"
+    assert "w88 w89\n" in chat.text.replace("\n", " ").replace("w89 ", "w89\n")
+
+
+def test_a_lost_terminal_leaves_no_process(open_chat: OpenChat, counting: str):
+    chat = open_chat(counting, *GREEDY)
+    chat.say("Count")
+    chat.shows("w10")
+    chat.process.kill(signal.SIGHUP)
+    deadline = time.monotonic() + 20
+    while chat.process.isalive() and time.monotonic() < deadline:
+        chat.feed()
+    assert not chat.process.isalive()

@@ -2,114 +2,325 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
 import logging
+import os
 import sys
-import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast, get_args
 
 import click
+from click.core import ParameterSource
 
+from zephyr_local.chat_fit import Policy
+from zephyr_local.cli.configured import ConfiguredCommand
 from zephyr_local.cli.options import engine_options, sampling_options
-from zephyr_local.errors import InvalidInputError
+from zephyr_local.errors import InvalidInputError, ModelNotFoundError
 from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, Sampling
 
 if TYPE_CHECKING:
-    from zephyr_local.api import Zephyr
+    from zephyr_local.chat_file import ChatRecord
+    from zephyr_local.repl.conversation import Conversation
+    from zephyr_local.repl.late_model import LateModel
+    from zephyr_local.repl.once import OutputForm
+    from zephyr_local.repl.view import View
+    from zephyr_local.transcripts.store import ChatStore
+    from zephyr_local.transcripts.stored_chat import StoredChat
 
 REAL_MODEL_HINT = (
     "This is zephyr-tiny, 2 MB to try things with. The real one: get a GGUF of zephyr-7b-beta, or make it with "
     "zephyr-local quantize, then zephyr-local chat FILE"
 )
+POLICIES = [policy.replace("_", "-") for policy in get_args(Policy)]
 
 
-def _note(line: str) -> None:
-    from zephyr_local.repl.screen import visible
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for, by flags, environment and configuration."""
 
-    click.echo(click.style(visible(line), dim=True), err=True)
-
-
-class _LoadBar:
-    """Loading progress on stderr, only on a terminal and only where it lasts over half a second."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._start_s = time.monotonic()
-        self._shown = False
-        self._enabled = _is_terminal(sys.stderr)
-
-    def update(self, fraction: float) -> None:
-        if self._enabled and (self._shown or time.monotonic() - self._start_s > 0.5):
-            self._shown = True
-            click.echo(f"\rLoading {self._label} {fraction:4.0%} ", err=True, nl=False)
-
-    def clear(self) -> None:
-        if self._shown:
-            click.echo("\r\x1b[K", err=True, nl=False)
+    model: Path | None
+    question: str | None
+    system: str | None
+    template: str | None
+    policy: Policy | None
+    continues: bool
+    chat: int | None
+    save: bool | None
+    history: bool
+    form: OutputForm
+    verbose: bool
+    given_sampling: frozenset[str]
+    """The fields of ``Sampling`` that a flag or the environment gave: these win over what a saved chat says."""
 
 
-def load_model(model: Path | None, settings: EngineSettings, template: str | None) -> Zephyr:
-    """Load ``model`` (None: the bundled one), with progress and the model's notices on stderr."""
-    from zephyr_local.api import Zephyr
-
-    if model is None:
-        _note(REAL_MODEL_HINT)
-    bar = _LoadBar("zephyr-tiny" if model is None else model.name)
-    try:
-        zephyr = Zephyr(model, settings, template=template, on_progress=bar.update)
-    finally:
-        bar.clear()
-    for notice in zephyr.notices:
-        _note(notice)
-    return zephyr
-
-
-@click.command("chat", short_help="Talk with a model in the terminal, or answer once in a pipe.")
-@click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option("--prompt", "-p", metavar="TEXT", help="Answer TEXT once and leave.")
+@click.command("chat", cls=ConfiguredCommand, short_help="Talk with a model in the terminal, or answer once in a pipe.")
+@click.argument("model", required=False)
+@click.argument("question", required=False)
+@click.option("--prompt", "-p", metavar="TEXT", help="Answer TEXT once and leave; the same as QUESTION.")
 @click.option("--system", metavar="TEXT", help="System prompt: what the model is told before the conversation.")
 @click.option(
     "--template", metavar="zephyr|FILE", help="Chat template, where the model has none or in place of its own."
 )
+@click.option("--continue", "-c", "continues", is_flag=True, help="Go on with the chat that was changed last.")
+@click.option("--chat", type=int, metavar="N", help="Go on with chat N; zephyr-local chats list has the numbers.")
+@click.option(
+    "--overflow",
+    type=click.Choice(POLICIES),
+    default="stop",
+    show_default=True,
+    help="When the context is full: stop, no longer show the model the oldest turns, or a summary of them.",
+)
+@click.option("--save/--no-save", default=None, help="Keep the chat; else conversations are kept, single answers not.")
+@click.option("--history/--no-history", default=None, help="Remember typed lines for the next time; else as --save.")
+@click.option("--plain/--no-plain", help="Show answers as they come, without rendering their Markdown.")
+@click.option(
+    "--theme",
+    type=click.Choice(["auto", "light", "dark", "none"]),
+    default="auto",
+    show_default=True,
+    help="Colours for a light or dark background.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Answer once, as one JSON object.")
+@click.option("--jsonl", "as_jsonl", is_flag=True, help="Answer once, as JSON events, one a line.")
 @sampling_options
 @engine_options
 @click.option("--verbose", is_flag=True, help="Timings after each answer, and what llama.cpp warns of.")
+@click.pass_context
 def command(
-    model: Path | None,
+    ctx: click.Context,
+    model: str | None,
+    question: str | None,
     prompt: str | None,
     system: str | None,
     template: str | None,
+    continues: bool,
+    chat: int | None,
+    overflow: str,
+    save: bool | None,
+    history: bool | None,
+    plain: bool,
+    theme: str,
+    as_json: bool,
+    as_jsonl: bool,
     verbose: bool,
     sampling: Sampling,
     settings: EngineSettings,
 ) -> None:
     """Talk with MODEL, a GGUF file; without MODEL, with the tiny model that is bundled.
 
-    On a terminal this is a conversation: /help lists its commands, Ctrl+C stops an answer. Where stdin or stdout is
-    not a terminal, one answer to what stands on stdin goes to stdout, and everything else to stderr.
+    On a terminal this is a conversation, which is saved as it happens: /help lists its commands, Ctrl+C stops an
+    answer. With a QUESTION, or where stdin or stdout is not a terminal, one answer goes to stdout, and everything else
+    to stderr; what stands on stdin follows the question. A single word is a MODEL, words are a QUESTION.
     """
-    source = click.get_current_context().get_parameter_source("temperature")
-    if model is None and source is click.core.ParameterSource.DEFAULT:
-        sampling = replace(sampling, temperature=BUNDLED_MODEL_SAMPLING.temperature)
+    if sys.stdout is None:
+        raise InvalidInputError("stdout is closed", "Send it to a terminal, a file or a pipe")
+    if as_json and as_jsonl:
+        raise click.UsageError("--json and --jsonl are two forms of one answer; choose one.")
+    model, question = _model_and_question(ctx, model, question, prompt)
+    given = {name for name, source in ((n, ctx.get_parameter_source(n)) for n in ctx.params) if _is_given(source)}
+    request = Request(
+        None if model is None else Path(model),
+        question,
+        system,
+        template,
+        cast("Policy", overflow.replace("-", "_")) if "overflow" in given or not (continues or chat) else None,
+        continues,
+        chat,
+        save,
+        history if history is not None else save is not False,
+        "json" if as_json else "jsonl" if as_jsonl else "text",
+        verbose,
+        frozenset(given & {field.name for field in dataclasses.fields(Sampling)}),
+    )
     if verbose:
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("zephyr_local").setLevel(logging.INFO)
-    if sys.stdout is None:
-        raise InvalidInputError("stdout is closed", "Send it to a terminal, a file or a pipe")
+    is_default = ctx.get_parameter_source("temperature") is ParameterSource.DEFAULT
 
-    from zephyr_local.repl.conversation import Conversation
-    from zephyr_local.repl.terminal import answer_once, chat_loop
+    def base_sampling(is_bundled: bool) -> Sampling:
+        if is_bundled and is_default:
+            return dataclasses.replace(sampling, temperature=BUNDLED_MODEL_SAMPLING.temperature)
+        return sampling
 
-    with load_model(model, settings, template) as zephyr:
-        # Only now, so that a wrong MODEL is told before stdin is waited for.
-        if prompt is None and not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
-            prompt = _read_stdin()
-        conversation = Conversation(zephyr, sampling, system=system, show_timings=verbose)
-        if prompt is not None:
-            answer_once(conversation, prompt)
+    _chat(request, settings, base_sampling, plain=plain, theme=theme)
+
+
+def _chat(
+    request: Request, settings: EngineSettings, base_sampling: Callable[[bool], Sampling], *, plain: bool, theme: str
+) -> None:
+    once = request.question is not None or not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout))
+    if request.form != "text" and not once:
+        raise click.UsageError("--json and --jsonl are for one answer: give a QUESTION, or pipe one in.")
+    with contextlib.ExitStack() as stack:
+        if not once:
+            from zephyr_local.repl.terminal_mode import quiet_input
+
+            stack.enter_context(quiet_input())  # before anything that takes time: what is typed now is kept, too
+        store, opened, model = _open(request, settings, is_saving=_is_saving(request, once=once))
+        stack.callback(store.close)
+        stack.callback(model.close)
+
+        from zephyr_local.repl.conversation import Conversation
+        from zephyr_local.repl.theme import choose_theme
+        from zephyr_local.repl.view import View
+
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for what it lacks
+        view = View(choose_theme(theme, os.environ), plain=plain)  # type: ignore[arg-type]  # click checked it
+        if request.model is None and model.path is None:
+            view.note(REAL_MODEL_HINT)
+        conversation = Conversation(
+            model, store, base_sampling, system=request.system, policy=request.policy or "stop", tell=view.note
+        )
+        if opened is not None:
+            _go_on(conversation, opened, request)
+        stack.callback(lambda: conversation.close())
+        if once:
+            _once(conversation, view, request)
         else:
-            chat_loop(conversation)
+            _converse(conversation, view, request)
+
+
+def _open(
+    request: Request, settings: EngineSettings, *, is_saving: bool
+) -> tuple[ChatStore, tuple[StoredChat, ChatRecord] | None, LateModel]:
+    """The store, the chat in it that is gone on with, and the model, which begins to load."""
+    from zephyr_local.repl.late_model import LateModel
+
+    if request.model is not None:
+        _require_file(request.model, "")
+    goes_on = request.continues or request.chat is not None
+    # Where no chat is gone on with, the model's load is under way before the store is opened.
+    model = None if goes_on else LateModel(request.model, settings, request.template)
+    try:
+        from zephyr_local.transcripts.store import ChatStore
+        from zephyr_local.transcripts.stored_chat import StoredChat
+
+        store = ChatStore(ChatStore.default_path() if is_saving else None)
+        if model is not None:
+            return store, None, model
+        try:
+            number = request.chat if request.chat is not None else store.newest()
+            if number is None:
+                raise InvalidInputError("there is no chat to go on with", "Begin one: zephyr-local chat")
+            stored, record = StoredChat.resume(store, number)
+            path, template = request.model, request.template
+            if path is None and stored.origin.model is not None:
+                path = Path(stored.origin.model)
+                _require_file(path, f", with which chat {number} was held; give another MODEL, or put it back")
+            return store, (stored, record), LateModel(path, settings, template or stored.origin.template)
+        except BaseException:
+            store.close()
+            raise
+    except BaseException:
+        if model is not None:
+            model.close()
+        raise
+
+
+def _go_on(conversation: Conversation, opened: tuple[StoredChat, ChatRecord], request: Request) -> None:
+    conversation.take_over(*opened)
+    for name in request.given_sampling & conversation.changes.keys():
+        conversation.reset_sampling(name)
+    if request.system is not None:
+        conversation.chat.system = request.system
+    if request.policy is not None:
+        conversation.set_policy(request.policy)
+
+
+def _once(conversation: Conversation, view: View, request: Request) -> None:
+    from zephyr_local.repl.late_model import LoadFailed
+    from zephyr_local.repl.once import answer_once
+
+    def ask() -> str:
+        # Only now, so that a wrong MODEL is told before stdin is waited for.
+        piped = "" if _is_terminal(sys.stdin) else _read_stdin()
+        if request.question is None and not piped:
+            raise InvalidInputError("stdin holds no question", 'Pipe one in, or use --prompt "…"')
+        return "\n\n".join(part for part in (request.question, piped) if part)
+
+    try:
+        answer_once(conversation, view, ask, request.form, show_timings=request.verbose)
+    except LoadFailed as failed:
+        raise failed.error from None
+
+
+def _converse(conversation: Conversation, view: View, request: Request) -> None:
+    from zephyr_local.repl.late_model import LoadFailed
+    from zephyr_local.repl.session import Session
+    from zephyr_local.repl.transcript_view import show_last
+    from zephyr_local.user_folders import state_folder
+
+    is_saving = conversation.store.path is not None
+    session = Session(
+        conversation,
+        view,
+        history_path=state_folder() / "history" if request.history else None,
+        is_saving=is_saving,
+        show_timings=request.verbose,
+    )
+    conversation.model.on_change = session.model_changed
+    kept = "" if is_saving else " Nothing is saved."
+    view.note(f"{conversation.model.label}. Type a message; /help lists the commands, /exit leaves.{kept}")
+    if conversation.chat.turns:
+        turns = conversation.chat.turns
+        view.note(f"Chat {conversation.stored.id}, {conversation.stored.title!r}, {len(turns)} turns. The last:")
+        show_last(view, turns)
+    try:
+        session.run()
+    except LoadFailed as failed:
+        raise failed.error from None
+
+
+def _model_and_question(
+    ctx: click.Context, model: str | None, question: str | None, prompt: str | None
+) -> tuple[str | None, str | None]:
+    """What the words on the command line mean: one that has blanks and names no file is a question."""
+    if question is not None and prompt is not None:
+        raise click.UsageError("QUESTION and --prompt are the same; give one of them.")
+    is_ours = ctx.get_parameter_source("model") is ParameterSource.COMMANDLINE
+    if model is not None and question is None and is_ours and _is_question(model):
+        if prompt is not None:
+            raise click.UsageError(f"{model!r} is no model, and QUESTION and --prompt are the same; give one of them.")
+        question = model
+        configured: Any = ctx.lookup_default("model")
+        model = None if configured is None else str(configured)
+    return model, question if question is not None else prompt
+
+
+def _is_question(word: str) -> bool:
+    return any(map(str.isspace, word)) and not word.lower().endswith(".gguf") and not _exists(word)
+
+
+def _exists(word: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # too long for a name, or with a NUL
+        return Path(word).exists()
+    return False
+
+
+def _require_file(path: Path, about: str) -> None:
+    """Tell at once what the load would tell later."""
+    if not _exists(str(path)):
+        raise ModelNotFoundError(
+            f"there is no file {path}{about}",
+            "Check the path (names on a model hub are not looked up); a question of one word goes after --prompt",
+        )
+
+
+def _is_saving(request: Request, *, once: bool) -> bool:
+    if request.continues or request.chat is not None:
+        if request.save is False:
+            raise click.UsageError("--continue and --chat go on with a saved chat, and so do not go with --no-save.")
+        return True
+    return not once if request.save is None else request.save
+
+
+def _is_given(source: ParameterSource | None) -> bool:
+    return source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -124,7 +335,4 @@ def _read_stdin() -> str:
         raise InvalidInputError(
             f"stdin is not UTF-8 (byte {error.start})", "Convert it first, for example with iconv"
         ) from None
-    text = text.removesuffix("\n").removesuffix("\r")
-    if not text.strip():
-        raise InvalidInputError("stdin holds no question", 'Pipe one in, or use --prompt "…"')
-    return text
+    return text.removesuffix("\n").removesuffix("\r") if text.strip() else ""

@@ -14,6 +14,8 @@ from zephyr_local.errors import ZephyrError
 # A verb is imported when it is used: `chat` must not wait for what `quantize` needs.
 VERBS = {
     "chat": "Talk with a model in the terminal, or answer once in a pipe.",
+    "chats": "List, show, search, export and remove saved chats.",
+    "config": "Show or change the configuration.",
     "inspect": "Show a GGUF file's metadata and tensors.",
     "quantize": "Turn a checkpoint, an adapter or a GGUF into quantized GGUFs.",
     "convert": "Write a model as a plain GGUF, or an adapter as a GGUF adapter.",
@@ -24,7 +26,7 @@ VERBS = {
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 failed (the line on stderr says why), 2 wrong usage or value, 3 model not found,
-5 context exceeded, 6 engine failed, 130 interrupted by Ctrl+C.
+4 not enough memory, 5 context exceeded, 6 engine failed, 130 interrupted by Ctrl+C.
 """
 
 

@@ -117,10 +117,7 @@ class Context:
             raise Cancelled
         if status == _DECODE_NO_ROOM:
             raise ContextExceededError(f"the context of {self.n_ctx} tokens is full", "Load with a larger n_ctx")
-        raise EngineError(
-            f"llama.cpp could not decode (status {status}): {native_log.explanation()}",
-            "Use a smaller n_ctx or n_batch",
-        )
+        raise native_log.error(f"llama.cpp could not decode (status {status})", "Use a smaller n_ctx or n_batch")
 
     def held(self, sequence: int) -> int:
         """How many positions the cache holds of a sequence."""
@@ -272,8 +269,7 @@ def _open(model: Native, settings: EngineSettings, n_batch: int, n_sequences: in
     native_log.clear()
     context = C.llama_init_from_model(model, parameters)
     if not context:
-        raise EngineError(
-            f"llama.cpp could not make a context of {n_ctx} tokens: {native_log.explanation()}",
-            "Use a smaller n_ctx, or kv_type q8_0",
+        raise native_log.error(
+            f"llama.cpp could not make a context of {n_ctx} tokens", "Use a smaller n_ctx, or kv_type q8_0"
         )
     return context

@@ -130,9 +130,8 @@ class LlamaModel:
                 C.llama_model_free(model)
             raise watcher.error
         if not model:
-            raise EngineError(
-                f"llama.cpp could not load {path}: {native_log.explanation()}",
-                "Check that the file is whole and that there is memory for it",
+            raise native_log.error(
+                f"llama.cpp could not load {path}", "Check that the file is whole and that there is memory for it"
             )
         pages.find()
         try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Final
+
+from zephyr_local.errors import EngineError, NotEnoughMemoryError
 
 LOGGER: Final = logging.getLogger("zephyr_local.native")
 # Without a handler somewhere, logging prints warnings to stderr; a library leaves that to the application.
@@ -18,6 +21,14 @@ _CONTINUED: Final = 5  # GGML_LOG_LEVEL_CONT: more of the line before
 # GGML_LOG_LEVEL_WARN and _ERROR of ggml.h (the numbers in the binding's comments are of an older one). All else, "info"
 # included, tells every tensor and buffer: what an application calls debug.
 _LEVELS: Final = {3: logging.WARNING, 4: logging.ERROR}
+
+
+# How ggml's allocators and its backends for GPUs say so.
+_NO_MEMORY: Final = re.compile(
+    r"(failed|unable|not able|cannot) to allocate|allocat\w* failed|failed to (reserve|create) .*(buffer|memory)"
+    r"|out of (device |host )?memory|insufficient memory|not enough (memory|space)|bad_alloc|cannot allocate memory",
+    re.IGNORECASE,
+)
 
 
 class NativeLog:
@@ -45,6 +56,12 @@ class NativeLog:
         """Forget the lines kept so far, before an operation whose lines are of interest."""
         self._flush()
         self._lines.clear()
+
+    def error(self, what_failed: str, remedy: str) -> EngineError:
+        """The error for a call of llama.cpp that failed, with the reason that it logged."""
+        reason = self.explanation()
+        kind = NotEnoughMemoryError if _NO_MEMORY.search(reason) else EngineError
+        return kind(f"{what_failed}: {reason}", remedy)
 
     def explanation(self) -> str:
         """What the kept lines say about a failure: the errors among them, else the last few lines."""

@@ -27,11 +27,11 @@ class PromptEncoder:
         self._lock = threading.Lock()
         self._control = frozenset(model.control_tokens.values())
 
-    def encode(self, messages: Sequence[Message]) -> EncodedChat:
+    def encode(self, messages: Sequence[Message], answer_start: str = "") -> EncodedChat:
         """Raises TemplateError, and ContextExceededError for what cannot fit."""
         with self._lock:
             memory = dict(self._memory)
-        return encode_chat(self._template, messages, self._model, memory)
+        return encode_chat(self._template, messages, self._model, memory, answer_start=answer_start)
 
     def remember(self, chat: EncodedChat, answer: Sequence[int], text: str) -> None:
         """Keep the tokens of a finished answer, text and tokens both whole."""

@@ -20,7 +20,7 @@ from zephyr_local.chat_types import Finish, Message, TokenLogprob
 from zephyr_local.errors import EngineError, ZephyrError
 from zephyr_local.settings import EngineSettings, Sampling
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_FRAME_BYTES: Final = 256 << 20
 _LENGTH: Final = struct.Struct("<I")
 
@@ -43,6 +43,8 @@ class Generate:
     id: int
     messages: tuple[Message, ...]
     sampling: Sampling
+    answer_start: str = ""
+    """What the answer begins with already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,8 @@ def failure(request_id: int, error: BaseException) -> Failed:
     """An exception as it crosses; what is none of ours is told as an engine's, with its type."""
     if isinstance(error, ZephyrError):
         return Failed(request_id, type(error).__name__, error.problem, error.remedy)
+    if isinstance(error, MemoryError):
+        return Failed(request_id, "NotEnoughMemoryError", "there is not enough memory", "Use a smaller n_ctx or model")
     return Failed(request_id, "EngineError", f"{type(error).__name__}: {error}", "This is a mistake of ours; report it")
 
 

@@ -89,7 +89,7 @@ class Service:
         if session is None or scheduler is None:
             raise EngineError("no model is loaded", "Load one first")
         if isinstance(request, protocol.Generate):
-            chat = session.prompt.encode(request.messages)
+            chat = session.prompt.encode(request.messages, request.answer_start)
             sink = _Sink(self, request.id)
             run = Run(chat.ids, request.sampling, sink)
             sink.on_finish = lambda: _remember(session, chat, run)

@@ -1,0 +1,123 @@
+"""What the terminal chat writes: answers on stdout, and all that is ours on stderr."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import Final, Protocol, TextIO
+
+from zephyr_local.errors import ZephyrError
+from zephyr_local.repl.screen import visible
+from zephyr_local.repl.theme import Theme
+
+_SLOW_S: Final = 0.5  # what takes less shows no bar
+_BAR_CELLS: Final = 20
+
+
+class AnswerView(Protocol):
+    """Where an answer goes, piece by piece."""
+
+    def feed(self, text: str) -> None: ...
+
+    def close(self) -> None:
+        """The answer is over: its last line ends."""
+
+
+class View:
+    """Two streams and how they are written to."""
+
+    def __init__(self, theme: Theme, *, plain: bool, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.theme, self.plain = theme, plain
+        self._out, self._err = out or sys.stdout, err or sys.stderr
+        self._status_shown = False
+
+    def answer(self) -> AnswerView:
+        """A place for one answer: rendered on a terminal, as it is elsewhere."""
+        if not self._out.isatty():
+            return _Raw(self.write, show_controls=False)
+        if self.plain:
+            return _Raw(self.write, show_controls=True)
+        from zephyr_local.repl.markdown import MarkdownStream  # when the first answer comes: the prompt must not wait
+
+        return MarkdownStream(
+            self.write, theme=self.theme, width=self.columns, encoding=getattr(self._out, "encoding", None) or "utf-8"
+        )
+
+    def columns(self) -> int:
+        return shutil.get_terminal_size().columns
+
+    def write(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()
+
+    def note(self, text: str) -> None:
+        """A line of ours about what happened."""
+        self._line(text, self.theme.note)
+
+    def warn(self, text: str) -> None:
+        self._line(text, self.theme.warning)
+
+    def error(self, error: ZephyrError, hint: str = "") -> None:
+        """What went wrong, what to do, and what has become of the chat."""
+        self._line(f"error: {error}{' ' if hint else ''}{hint}", self.theme.error)
+
+    def text(self, text: str) -> None:
+        """Lines that were asked for, such as a list."""
+        self._line(text, "")
+
+    def status(self, text: str) -> None:
+        """A line on stderr that the next output replaces; on a terminal alone."""
+        if self._err.isatty():
+            self._err.write("\r\x1b[K" + visible(text)[: max(0, self.columns() - 1)])
+            self._err.flush()
+            self._status_shown = True
+
+    def clear_status(self) -> None:
+        if self._status_shown:
+            self._err.write("\r\x1b[K")
+            self._err.flush()
+            self._status_shown = False
+
+    def _line(self, text: str, style: str) -> None:
+        self.clear_status()
+        shown = visible(text)
+        if style and self._err.isatty():
+            shown = f"\x1b[{style}m{shown}\x1b[0m"
+        self._err.write(shown + "\n")
+        self._err.flush()
+
+
+class SlowBar:
+    """Progress of one wait, shown where it lasts over half a second."""
+
+    def __init__(self, view: View, label: str) -> None:
+        self._view, self._label = view, label
+        self._start_s = time.monotonic()
+
+    def update(self, done: float, total: float, told: str = "") -> None:
+        if time.monotonic() - self._start_s > _SLOW_S and total > 0:
+            filled = round(_BAR_CELLS * min(1.0, done / total))
+            bar = "#" * filled + "-" * (_BAR_CELLS - filled)
+            self._view.status(f"{self._label} [{bar}] {done / total:4.0%} {told}".rstrip())
+
+    def clear(self) -> None:
+        self._view.clear_status()
+
+
+class _Raw:
+    """The answer as it comes, control characters shown where they would be obeyed."""
+
+    def __init__(self, write: Callable[[str], object], *, show_controls: bool) -> None:
+        self._write, self._show_controls = write, show_controls
+        self._last = ""
+
+    def feed(self, text: str) -> None:
+        if text:
+            self._write(visible(text) if self._show_controls else text)
+            self._last = text
+
+    def close(self) -> None:
+        if not self._last.endswith("\n"):
+            self.feed("\n")

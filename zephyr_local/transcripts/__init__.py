@@ -1,0 +1,1 @@
+"""Durable chats: an SQLite store that is told of every piece before the screen is."""
