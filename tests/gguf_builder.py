@@ -222,7 +222,8 @@ def write_counting_model(folder: Path, *, n_block: int = 64, name: str = "counti
     Its layers compute and change nothing, some hundred tokens a second; the output tells the next word by the last one.
     """
     words = [f"▁w{number:02}" for number in range(100)]
-    vocab = vocabulary(words)
+    begun = ["▁w", *(f"▁w{digit}" for digit in range(10))]  # so that what was written is read as the same tokens
+    vocab = vocabulary([*"0123456789", *begun, *words])
     n_embd, n_vocab = 128, len(vocab[0])
     embeddings = np.random.default_rng(1).standard_normal((n_vocab, n_embd)).astype("<f4")
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)

@@ -18,6 +18,7 @@ try:
 except ImportError:
     pexpect = None
 
+BEGUN = re.compile(r"^\d+/\d+ (\+\d+ )?(edit )?>")  # once the model is loaded
 PROMPT = re.compile(r"^(\d+/\d+ |loading \d+% )?(\+\d+ )?(edit )?>$")
 
 
@@ -91,6 +92,13 @@ class Terminal:
     def prompt(self, *, answers: str = "") -> str:
         """Wait for an empty prompt at the end, and for ``answers`` somewhere before it."""
         return self.wait(lambda text: bool(PROMPT.match((text.splitlines() or [""])[-1])) and answers in text)
+
+    def empty_prompt(self) -> str:
+        """Wait for a prompt, and remove what stands at it already."""
+        self.wait(lambda text: bool(BEGUN.match(self.last_line)))
+        if not PROMPT.match(self.last_line):
+            self.control("c")
+        return self.prompt()
 
     def send(self, keys: str | bytes) -> None:
         self.process.send(keys)
