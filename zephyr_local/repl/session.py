@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from pathlib import Path
+from types import FrameType
 
 from zephyr_local.errors import ZephyrError
 from zephyr_local.repl.answer import MakeAnswer, give_answer
@@ -34,10 +37,27 @@ class Session:
         self.editing: int | None = None
         """The turn of the question that the next line takes the place of."""
         self._draft = ""
+        self._is_obeying = False
         self._prompt = Prompt(self, view.theme, history_path)
 
     def run(self) -> None:
-        """Talk until /exit, Ctrl+D, or Ctrl+C twice at an empty prompt. Raises LoadFailed."""
+        """Talk until /exit, Ctrl+D, or Ctrl+C twice at an empty prompt. Raises LoadFailed.
+
+        From then on the process ignores Ctrl+C: what is left to do takes a moment, and nobody waits for it.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupted)
+        try:
+            self._talk()
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        if self._is_obeying:  # else it comes between a prompt and what follows, where there is nothing to end
+            raise KeyboardInterrupt
+
+    def _talk(self) -> None:
         warned = False
         self.take_up()
         while not self.is_leaving:
@@ -70,6 +90,7 @@ class Session:
             elif text is not None:
                 self.answer(lambda on_prefill: self.conversation.ask(text, on_prefill), text)
             else:
+                self._is_obeying = True
                 obey(self, line.strip())
         except ZephyrError as error:
             self.view.error(error)
@@ -82,6 +103,9 @@ class Session:
             self.view.error(
                 ZephyrError(f"{type(error).__name__}: {error}", "This is a mistake of ours; the chat goes on")
             )
+
+        finally:
+            self._is_obeying = False
 
     def answer(self, make: MakeAnswer, draft: str = "", *, nothing: str = "[the model said nothing]") -> None:
         """Show an answer; where nothing comes of it, ``draft`` stands at the prompt again."""

@@ -15,8 +15,9 @@ except ImportError:  # Windows: what is typed meanwhile is shown, and Enter is E
 
 @contextlib.contextmanager
 def quiet_input() -> Iterator[None]:
-    """What is typed meanwhile waits for the next prompt: it is not shown in the middle of an answer, and Enter stays
-    Enter, which a terminal otherwise makes a line feed of (Ctrl+J, at our prompt)."""
+    """What is typed meanwhile waits for the next prompt: it is not shown in the middle of an answer, and every key
+    stays what it is. A terminal otherwise makes a line feed of Enter (Ctrl+J, at our prompt), takes Ctrl+D away, and
+    keeps no more than 4,095 bytes of a line."""
     if termios is None or sys.stdin is None or not sys.stdin.isatty():
         yield
         return
@@ -24,7 +25,9 @@ def quiet_input() -> Iterator[None]:
     before: list[Any] = termios.tcgetattr(descriptor)
     quiet = list(before)
     quiet[0] &= ~termios.ICRNL
-    quiet[3] &= ~termios.ECHO
+    quiet[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN)  # ISIG stays: Ctrl+C ends an answer
+    quiet[6] = [*before[6]]
+    quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
     with _mode(descriptor, quiet, before):
         yield
 
@@ -39,7 +42,7 @@ def usual_input() -> Iterator[None]:
     before: list[Any] = termios.tcgetattr(descriptor)
     usual = list(before)
     usual[0] |= termios.ICRNL
-    usual[3] |= termios.ECHO
+    usual[3] |= termios.ECHO | termios.ICANON | termios.IEXTEN
     with _mode(descriptor, usual, before):
         yield
 
