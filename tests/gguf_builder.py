@@ -216,27 +216,50 @@ def write_endless_model(folder: Path) -> Path:
     return tiny_model(n_ctx_train=65_536).write(folder / "endless-zephyr.gguf")
 
 
-def write_counting_model(folder: Path, *, n_block: int = 64, name: str = "counting") -> Path:
+def write_counting_model(folder: Path, *, name: str = "counting") -> Path:
     """A model that answers everything with `w00 w01 … w99 w00 …` until its 4,096 tokens of context are full.
 
-    Its layers compute and change nothing, some hundred tokens a second; the output tells the next word by the last one.
+    Its 64 layers compute and change nothing, some hundred tokens a second; the output tells the next word by the last.
     """
     words = [f"▁w{number:02}" for number in range(100)]
     begun = ["▁w", *(f"▁w{digit}" for digit in range(10))]  # so that what was written is read as the same tokens
     vocab = vocabulary([*"0123456789", *begun, *words])
+    places = [vocab[0].index(word) for word in words]
+    return _chain(vocab, [*places, places[0]], n_block=64, name=name).write(folder / f"{name}-zephyr.gguf")
+
+
+def write_reciting_model(folder: Path, text: str, *, name: str = "reciting", n_block: int = 8) -> Path:
+    """A model that answers everything with ``text``, a few characters a token."""
+    pieces: list[str] = []
+    rest = text.replace(" ", "▁")
+    while rest:
+        length = 3
+        while rest[:length] in pieces and length < len(rest):  # a token has one successor
+            length += 1
+        pieces.append(rest[:length])
+        rest = rest[length:]
+    assert len(set(pieces)) == len(pieces), "the end of the text occurs before; add to it"
+    vocab = vocabulary(pieces)
+    places = [vocab[0].index(piece) for piece in pieces]
+    return _chain(vocab, [*places, 2], n_block=n_block, name=name).write(folder / f"{name}-zephyr.gguf")
+
+
+def _chain(
+    vocab: tuple[list[str], list[float], list[int]], places: Sequence[int], *, n_block: int, name: str
+) -> TinyModel:
+    """A model whose answers are the tokens ``places``, one after the other, and on from where the last one stands."""
     n_embd, n_vocab = 128, len(vocab[0])
     embeddings = np.random.default_rng(1).standard_normal((n_vocab, n_embd)).astype("<f4")
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    places = [vocab[0].index(word) for word in words]
     output = np.zeros((n_vocab, n_embd), "<f4")
-    for before, after in zip([vocab[0].index("<0x0A>"), *places], [places[0], *places[1:], places[0]], strict=True):
+    for before, after in zip([vocab[0].index("<0x0A>"), *places[:-1]], places, strict=True):
         output[after] += embeddings[before]
     silent = {
         f"blk.{block}.{tensor}.weight": np.zeros(shape, "<f4")
         for block in range(n_block)
         for tensor, shape in (("attn_output", (n_embd, n_embd)), ("ffn_down", (n_embd, 64)))
     }
-    model = tiny_model(
+    return tiny_model(
         n_embd=n_embd,
         n_block=n_block,
         n_ctx_train=4096,
@@ -244,4 +267,3 @@ def write_counting_model(folder: Path, *, n_block: int = 64, name: str = "counti
         vocab=vocab,
         weights={"token_embd.weight": embeddings, "output.weight": output, **silent},
     )
-    return model.write(folder / f"{name}-zephyr.gguf")

@@ -10,7 +10,7 @@ import pytest
 from tests.scripted_model import FINISH, ScriptedModel
 from zephyr_local.chat import Chat
 from zephyr_local.chat_fit import SUMMARY_HEADING, SUMMARY_INSTRUCTION, Dropped
-from zephyr_local.chat_state import Siblings
+from zephyr_local.chat_tree import Siblings
 from zephyr_local.chat_types import Message, Reply
 from zephyr_local.errors import ContextExceededError, EngineError, InvalidInputError
 from zephyr_local.settings import Sampling

@@ -11,7 +11,7 @@ from typing import Final, Generic, Protocol, Self, TypeVar, get_args
 from zephyr_local.chat_file import ChatRecord, dump_chat, parse_chat
 from zephyr_local.chat_fit import Asked, Dropped, Policy, Room, Steps, fit, system_message
 from zephyr_local.chat_journal import Journal
-from zephyr_local.chat_tree import ChatTree
+from zephyr_local.chat_tree import Branch, ChatTree, Siblings
 from zephyr_local.chat_types import Message, Piece, ReplyParts
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.settings import Sampling, require_kind
@@ -30,24 +30,6 @@ class Model(Protocol):
 
 
 _ModelT = TypeVar("_ModelT", bound=Model)
-
-
-@dataclass(frozen=True, slots=True)
-class Siblings:
-    """The alternatives at one place of a chat, oldest first."""
-
-    messages: tuple[Message, ...]
-    current: int | None
-    """Which of them is in the chat; None at the place after the last turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """One way through a chat."""
-
-    place: int
-    """Its last answer, for :meth:`ChatState.go_to`."""
-    turns: tuple[Message, ...]
 
 
 class ChatState(Generic[_ModelT]):

@@ -16,6 +16,24 @@ class Node:
     message: Message
 
 
+@dataclass(frozen=True, slots=True)
+class Siblings:
+    """The alternatives at one place of a chat, oldest first."""
+
+    messages: tuple[Message, ...]
+    current: int | None
+    """Which of them is in the chat; None at the place after the last turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One way through a chat."""
+
+    place: int
+    """Its last answer, for :meth:`zephyr_local.chat_state.ChatState.go_to`."""
+    turns: tuple[Message, ...]
+
+
 @dataclass(slots=True)
 class ChatTree:
     """Questions and answers, alternating from every root on; what is in it is never changed, only added to.

@@ -19,7 +19,7 @@ from zephyr_local.transcripts.store import ChatStore
 
 OpenChat = Callable[..., Terminal]
 WORD = re.compile(rb"w(\d\d)")
-GREEDY = ("--temperature", "0")
+GREEDY = ("--temperature", "0", "--threads", "1")
 
 
 def store_of(home: Path) -> ChatStore:

@@ -13,7 +13,7 @@ import pytest
 from tests.repl.terminal_driver import Terminal
 
 OpenChat = Callable[..., Terminal]
-GREEDY = ("--temperature", "0")
+GREEDY = ("--temperature", "0", "--threads", "1")
 
 
 def engine_of(chat: Terminal) -> int:

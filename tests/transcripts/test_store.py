@@ -430,3 +430,30 @@ def test_the_finish_of_an_answer_is_its_state(path: Path) -> None:
         stored.end(True, replace(FINISH, reason=reason))  # type: ignore[arg-type]
         assert store.turns(1)[-1].state == state
     assert chat.turns == ()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows' paths are text")
+def test_a_model_whose_path_is_no_utf8_is_found_again(path: Path) -> None:
+    name = os.fsdecode(b"/models/caf\xe9.gguf")
+    store = ChatStore(path)
+    stored = StoredChat.new(store, ChatRecord(None, "stop", None, ChatTree()), ChatOrigin(name, "zephyr"))
+    chat = Chat.of(ScriptedModel(["a"]), ChatRecord(None, "stop", None, ChatTree()))
+    chat.journal = stored
+    chat.ask("1")
+    stored.close()
+    assert reopened(path)[0].origin == ChatOrigin(name, "zephyr")
+
+
+def test_sharegpt_has_no_answer_that_is_not_whole(path: Path) -> None:
+    from zephyr_local.transcripts.export import to_sharegpt
+
+    store = ChatStore(path)
+    chat, _ = begin(store, ["a"], ["half", "more"], ["c"], system="Be brief.")
+    chat.ask("1")
+    pieces = chat.stream("2")
+    next(pieces)
+    pieces.close()
+    chat.ask("3")
+    conversation = to_sharegpt(1, "Be brief.", store.turns(1))["conversations"]
+    assert [entry["value"] for entry in conversation] == ["Be brief.", "1", "a", "3", "c"]
+    assert [entry["from"] for entry in conversation] == ["system", "human", "gpt", "human", "gpt"]

@@ -17,10 +17,11 @@ import click
 from click.core import ParameterSource
 
 from zephyr_local.chat_fit import Policy
-from zephyr_local.cli.configured import ConfiguredCommand
+from zephyr_local.cli.configured import ConfiguredCommand, origin_of
 from zephyr_local.cli.options import engine_options, sampling_options
-from zephyr_local.errors import InvalidInputError, ModelNotFoundError
-from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, Sampling
+from zephyr_local.cli.utf8_text import require_utf8
+from zephyr_local.errors import ContextExceededError, InvalidInputError, ModelNotFoundError
+from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, MAX_N_CTX, EngineSettings, Sampling
 
 if TYPE_CHECKING:
     from zephyr_local.chat_file import ChatRecord
@@ -35,6 +36,7 @@ REAL_MODEL_HINT = (
     "This is zephyr-tiny, 2 MB to try things with. The real one: get a GGUF of zephyr-7b-beta, or make it with "
     "zephyr-local quantize, then zephyr-local chat FILE"
 )
+MAX_STDIN_BYTES = 64 * MAX_N_CTX  # more than any context holds
 POLICIES = [policy.replace("_", "-") for policy in get_args(Policy)]
 
 
@@ -118,16 +120,20 @@ def command(
     """
     if sys.stdout is None:
         raise InvalidInputError("stdout is closed", "Send it to a terminal, a file or a pipe")
+    if continues and chat is not None:
+        raise click.UsageError("--continue is for the chat that was changed last, --chat for another; choose one.")
     if as_json and as_jsonl:
         raise click.UsageError("--json and --jsonl are two forms of one answer; choose one.")
     model, question = _model_and_question(ctx, model, question, prompt)
-    given = {name for name, source in ((n, ctx.get_parameter_source(n)) for n in ctx.params) if _is_given(source)}
+    given = {name for name in ctx.params if origin_of(ctx, name).startswith(("flag", "environment"))}
+    # A saved chat has its own of these, which what is configured for all chats does not change.
+    counts = given if continues or chat is not None else set(ctx.params)
     request = Request(
-        None if model is None else Path(model),
-        question,
-        system,
-        template,
-        cast("Policy", overflow.replace("-", "_")) if "overflow" in given or not (continues or chat) else None,
+        Path(model) if model is not None and "model" in counts else None,
+        require_utf8(question, "the question"),
+        require_utf8(system, "the system prompt") if "system" in counts else None,
+        template if "template" in counts else None,
+        cast("Policy", overflow.replace("-", "_")) if "overflow" in counts else None,
         continues,
         chat,
         save,
@@ -155,7 +161,16 @@ def _chat(
     once = request.question is not None or not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout))
     if request.form != "text" and not once:
         raise click.UsageError("--json and --jsonl are for one answer: give a QUESTION, or pipe one in.")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if request.form == "text":
+            sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for what it lacks
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")  # as JSON is
     with contextlib.ExitStack() as stack:
+        if request.form == "jsonl":
+            from zephyr_local.repl.once import errors_as_events
+
+            stack.enter_context(errors_as_events(sys.stdout))
         if not once:
             from zephyr_local.repl.terminal_mode import quiet_input
 
@@ -168,10 +183,8 @@ def _chat(
         from zephyr_local.repl.theme import choose_theme
         from zephyr_local.repl.view import View
 
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for what it lacks
         view = View(choose_theme(theme, os.environ), plain=plain)  # type: ignore[arg-type]  # click checked it
-        if request.model is None and model.path is None:
+        if opened is None and request.model is None and model.path is None:
             view.note(REAL_MODEL_HINT)
         conversation = Conversation(
             model, store, base_sampling, system=request.system, policy=request.policy or "stop", tell=view.note
@@ -188,13 +201,12 @@ def _chat(
 def _open(
     request: Request, settings: EngineSettings, *, is_saving: bool
 ) -> tuple[ChatStore, tuple[StoredChat, ChatRecord] | None, LateModel]:
-    """The store, the chat in it that is gone on with, and the model, which begins to load."""
+    """The store, the chat in it that is gone on with, and the model, which does not load yet."""
     from zephyr_local.repl.late_model import LateModel
 
     if request.model is not None:
-        _require_file(request.model, "")
+        _require_file(request.model)
     goes_on = request.continues or request.chat is not None
-    # Where no chat is gone on with, the model's load is under way before the store is opened.
     model = None if goes_on else LateModel(request.model, settings, request.template)
     try:
         from zephyr_local.transcripts.store import ChatStore
@@ -209,10 +221,16 @@ def _open(
                 raise InvalidInputError("there is no chat to go on with", "Begin one: zephyr-local chat")
             stored, record = StoredChat.resume(store, number)
             path, template = request.model, request.template
+            if template is None and path is None:  # a template that was given for a model is that model's
+                template = stored.origin.template
             if path is None and stored.origin.model is not None:
                 path = Path(stored.origin.model)
-                _require_file(path, f", with which chat {number} was held; give another MODEL, or put it back")
-            return store, (stored, record), LateModel(path, settings, template or stored.origin.template)
+                if not _exists(stored.origin.model):
+                    raise ModelNotFoundError(
+                        f"there is no file {path}, with which chat {number} was held",
+                        "Put it back, or give another MODEL",
+                    )
+            return store, (stored, record), LateModel(path, settings, template)
         except BaseException:
             store.close()
             raise
@@ -224,8 +242,9 @@ def _open(
 
 def _go_on(conversation: Conversation, opened: tuple[StoredChat, ChatRecord], request: Request) -> None:
     conversation.take_over(*opened)
-    for name in request.given_sampling & conversation.changes.keys():
-        conversation.reset_sampling(name)
+    conversation.override(request.given_sampling)
+    if request.model is not None or request.template is not None:
+        conversation.remember_model()
     if request.system is not None:
         conversation.chat.system = request.system
     if request.policy is not None:
@@ -283,17 +302,20 @@ def _model_and_question(
     if question is not None and prompt is not None:
         raise click.UsageError("QUESTION and --prompt are the same; give one of them.")
     is_ours = ctx.get_parameter_source("model") is ParameterSource.COMMANDLINE
+    if model == "" and (question is not None or prompt is not None):
+        raise click.UsageError("MODEL is empty.")
     if model is not None and question is None and is_ours and _is_question(model):
         if prompt is not None:
             raise click.UsageError(f"{model!r} is no model, and QUESTION and --prompt are the same; give one of them.")
         question = model
         configured: Any = ctx.lookup_default("model")
         model = None if configured is None else str(configured)
+        ctx.set_parameter_source("model", ParameterSource.DEFAULT if model is None else ParameterSource.DEFAULT_MAP)
     return model, question if question is not None else prompt
 
 
 def _is_question(word: str) -> bool:
-    return any(map(str.isspace, word)) and not word.lower().endswith(".gguf") and not _exists(word)
+    return not word or (any(map(str.isspace, word)) and not word.lower().endswith(".gguf") and not _exists(word))
 
 
 def _exists(word: str) -> bool:
@@ -302,11 +324,11 @@ def _exists(word: str) -> bool:
     return False
 
 
-def _require_file(path: Path, about: str) -> None:
+def _require_file(path: Path) -> None:
     """Tell at once what the load would tell later."""
     if not _exists(str(path)):
         raise ModelNotFoundError(
-            f"there is no file {path}{about}",
+            f"there is no file {path}",
             "Check the path (names on a model hub are not looked up); a question of one word goes after --prompt",
         )
 
@@ -319,18 +341,18 @@ def _is_saving(request: Request, *, once: bool) -> bool:
     return not once if request.save is None else request.save
 
 
-def _is_given(source: ParameterSource | None) -> bool:
-    return source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
-
-
 def _is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()  # Python has None for a stream that was closed before it began
 
 
 def _read_stdin() -> str:
-    data = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    data = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1) if sys.stdin is not None else b""
+    if len(data) > MAX_STDIN_BYTES:
+        raise ContextExceededError(
+            f"stdin is over {MAX_STDIN_BYTES} bytes, more than any context holds", "Pipe a part of it in"
+        )
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInputError(
             f"stdin is not UTF-8 (byte {error.start})", "Convert it first, for example with iconv"

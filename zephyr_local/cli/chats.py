@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from zephyr_local.cli.utf8_text import require_utf8
 from zephyr_local.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from zephyr_local.transcripts.store import ChatStore
+    from zephyr_local.transcripts.store import ChatStore, Found
 
 FORMATS: Final = {"markdown": ".md", "json": ".json", "sharegpt": ".json"}
 
@@ -40,7 +41,7 @@ def list_chats(as_json: bool) -> None:
     with _store() as store:
         summaries = store.summaries()
     if as_json:
-        _print(json.dumps([asdict(summary) for summary in summaries], ensure_ascii=False, indent=1))
+        _print_json([asdict(summary) for summary in summaries])
         return
     from zephyr_local.repl.transcript_view import chat_lines
 
@@ -69,7 +70,7 @@ def show(chat: int, all_branches: bool, plain: bool) -> None:
         return
     text = to_markdown(summary.title, system, turns)
     if not sys.stdout.isatty():
-        _print(text)
+        _print(text.removesuffix("\n"))
         return
     from zephyr_local.repl.theme import choose_theme
     from zephyr_local.repl.view import View
@@ -85,10 +86,16 @@ def show(chat: int, all_branches: bool, plain: bool) -> None:
 def search(text: str, as_json: bool) -> None:
     """Find TEXT in titles and turns of all branches; upper and lower case are alike."""
     with _store() as store:
-        found = store.search(text)
+        found = store.search(require_utf8(text, "TEXT"))
     if as_json:
-        _print(json.dumps([asdict(hit) for hit in found], ensure_ascii=False, indent=1))
-        return
+        _print_json([asdict(hit) for hit in found])
+    else:
+        _print_found(found)
+    if not found:
+        raise click.exceptions.Exit(1)  # as grep does
+
+
+def _print_found(found: Sequence[Found]) -> None:
     from zephyr_local.repl.transcript_view import one_line
 
     chat = None
@@ -98,8 +105,6 @@ def search(text: str, as_json: bool) -> None:
             chat = hit.chat
         if hit.role != "title":
             _print(f"    {hit.role}: {one_line(hit.snippet, 110)}")
-    if not found:
-        raise click.exceptions.Exit(1)  # as grep does
 
 
 @command.command("export")
@@ -117,10 +122,10 @@ def export(chats: tuple[int, ...], all_chats: bool, form: str | None, output: Pa
         raise click.UsageError("Give the numbers of chats, or --all.")
     form = form or _format_of(output)
     with _store() as store:
-        numbers = [summary.id for summary in reversed(store.summaries())] if all_chats else list(chats)
+        numbers = [summary.id for summary in reversed(store.summaries())] if all_chats else list(dict.fromkeys(chats))
         text = _exported(store, numbers, form)
     if output is None:
-        _print(text.removesuffix("\n"))
+        _print(text.removesuffix("\n"), encoding=None if form == "markdown" else "utf-8")
         return
     if output.exists() and not force:
         raise InvalidInputError(f"{output} exists", "Give another name, or --force")
@@ -135,7 +140,7 @@ def export(chats: tuple[int, ...], all_chats: bool, form: str | None, output: Pa
 @click.argument("title")
 def title(chat: int, title: str) -> None:
     """Call chat N TITLE."""
-    if not title.strip():
+    if not require_utf8(title, "the title").strip():
         raise InvalidInputError("the title is empty", "Give one")
     with _store() as store:
         store.rename(chat, title.strip())
@@ -150,15 +155,15 @@ def remove(chats: tuple[int, ...], all_chats: bool, yes: bool) -> None:
     if bool(chats) == all_chats:
         raise click.UsageError("Give the numbers of chats, or --all.")
     with _store() as store:
-        numbers = [summary.id for summary in store.summaries()] if all_chats else list(chats)
+        numbers = [summary.id for summary in store.summaries()] if all_chats else list(dict.fromkeys(chats))
         for number in numbers:
             store.require(number)
         if not yes:
             if sys.stdin is None or not sys.stdin.isatty():
                 raise InvalidInputError("there is no terminal to ask on", "Give --yes to remove without being asked")
-            click.confirm(
-                f"Remove {len(numbers)} chat{'s' if len(numbers) != 1 else ''} for good?", abort=True, err=True
-            )
+            question = f"Remove {len(numbers)} chat{'s' if len(numbers) != 1 else ''} for good?"
+            if not click.confirm(question, err=True):
+                raise click.exceptions.Exit(1)
         store.remove(numbers)
     click.echo(f"Removed {len(numbers)}.", err=True)
 
@@ -197,11 +202,24 @@ def _format_of(output: Path | None) -> str:
     raise InvalidInputError(f"{output} ends neither in .md nor in .json", f"Give --format, one of {', '.join(FORMATS)}")
 
 
-def _print(text: str) -> None:
+def _print(text: str, *, encoding: str | None = None) -> None:
     """Text on stdout; on a terminal control characters are shown."""
     from zephyr_local.repl.screen import visible
 
+    _reconfigure(encoding, "replace")
     click.echo(visible(text) if sys.stdout.isatty() else text)
+
+
+def _print_json(value: object) -> None:
+    from zephyr_local.repl.json_text import json_text
+
+    _reconfigure("utf-8", "strict")
+    click.echo(json_text(value, indent=1))
+
+
+def _reconfigure(encoding: str | None, errors: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding, errors=errors)
 
 
 def _columns() -> int:

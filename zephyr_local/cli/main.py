@@ -91,10 +91,9 @@ def run(argv: list[str]) -> int:
             raise
         _report(str(error))
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort):  # click has ended the line that ^C stands on
         if debug:
             raise
-        click.echo("", err=True)
         return 128 + signal.SIGINT
     except SystemExit:
         # click's way out where the reader of our output left (`| head`); it has silenced stdout. Nobody was wronged.

@@ -26,7 +26,8 @@ _LEVELS: Final = {3: logging.WARNING, 4: logging.ERROR}
 # How ggml's allocators and its backends for GPUs say so.
 _NO_MEMORY: Final = re.compile(
     r"(failed|unable|not able|cannot) to allocate|allocat\w* failed|failed to (reserve|create) .*(buffer|memory)"
-    r"|out of (device |host )?memory|insufficient memory|not enough (memory|space)|bad_alloc|cannot allocate memory",
+    r"|out of (device |host )?memory|insufficient memory|not enough (memory|space)|bad_alloc|cannot allocate memory"
+    r"|resource temporarily unavailable",  # of a thread that could not be made
     re.IGNORECASE,
 )
 

@@ -49,17 +49,25 @@ class Interrupts:
 
 
 def give_answer(
-    conversation: Conversation, view: View, make: MakeAnswer, *, nothing: str, show_timings: bool = False
+    conversation: Conversation,
+    view: View,
+    make: MakeAnswer,
+    *,
+    nothing: str,
+    show_timings: bool = False,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Show an answer and what it cost; False where nothing came of it, so that it can be asked again.
 
-    ``nothing`` is what is told where the model ends the answer at once.
+    ``nothing`` is what is told where the model ends the answer at once; ``is_stopped`` whether Ctrl+C came before it.
 
     Raises LoadFailed where the chat's first model cannot be loaded; all else is told, and the chat goes on.
     """
     shown = _Shown(conversation, view)
     with Interrupts(conversation.chat.cancel) as interrupts:
         try:
+            if is_stopped():
+                raise _Stopped
             shown.load(lambda: interrupts.came)
             shown.stream(make)
         except (_Stopped, KeyboardInterrupt):

@@ -27,8 +27,9 @@ def read_attachment(path: Path, n_ctx: int) -> Attachment:
     try:
         with path.open("rb") as stream:
             data = stream.read(limit + 1)
-    except OSError as error:
-        raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}", "Check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise InvalidInputError(f"{path} cannot be read: {reason}", "Check the path") from None
     if len(data) > limit:
         raise InvalidInputError(
             f"{path} is over {limit} bytes, and the context holds {n_ctx} tokens", "Give a part of it"

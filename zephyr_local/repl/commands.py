@@ -12,8 +12,10 @@ from zephyr_local.chat_file import read_chat, write_chat
 from zephyr_local.chat_fit import Policy
 from zephyr_local.errors import InvalidInputError, ZephyrError
 from zephyr_local.repl import clipboard
+from zephyr_local.repl.code_blocks import code_blocks
+from zephyr_local.repl.late_model import LoadFailed
 from zephyr_local.repl.sampling_values import NAMES, UNSET, parse_value, range_text, value_text
-from zephyr_local.repl.transcript_view import chat_lines, one_line, show_last, show_turns
+from zephyr_local.repl.transcript_view import branch_line, chat_lines, one_line, show_last, show_turns
 from zephyr_local.repl.view import SlowBar
 
 if TYPE_CHECKING:
@@ -102,8 +104,7 @@ def _branches(session: Session, argument: str) -> None:
         return
     for number, branch in enumerate(branches, 1):
         mark = "*" if branch.place == chat.place else " "
-        question, answer = (one_line(turn.content, 34) for turn in branch.turns[-2:])
-        session.view.text(f"{mark}{number:3}  {len(branch.turns):3} turns  {question} → {answer}")
+        session.view.text(f"{mark}{number:3}  {len(branch.turns):3} turns  {branch_line(branch.turns)}")
     session.view.note("/branches N goes over to one.")
 
 
@@ -130,10 +131,10 @@ def _copy(session: Session, argument: str) -> None:
         raise InvalidInputError("there is no answer to copy", "Ask something first")
     text = turns[-1].content
     if argument.strip() == "code":
-        blocks = text.split("```")[1::2]
+        blocks = code_blocks(text)
         if not blocks:
             raise InvalidInputError("the answer has no code block", "/copy copies all of it")
-        text = blocks[-1].partition("\n")[2]
+        text = blocks[-1]
     elif argument.strip():
         raise InvalidInputError(f"/copy {argument} is not known", "Use /copy, or /copy code for the last code block")
     tool = clipboard.copy_with_tool(text)
@@ -183,7 +184,7 @@ def _load(session: Session, argument: str) -> None:
     argument = argument.strip()
     if not argument:
         raise InvalidInputError("/load needs a chat's number or a file", "/chats lists the numbers")
-    if argument.isdecimal() and not Path(argument).exists():
+    if argument.isdecimal() and len(argument) <= _MOST_DIGITS and not Path(argument).exists():
         conversation.resume(int(argument))
         session.take_up()
     else:
@@ -243,8 +244,8 @@ def _set(session: Session, argument: str) -> None:
         return
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, 1, 0.4)
-        remedy = f"Did you mean {near[0]}" if near else "/set lists them"
-        raise InvalidInputError(f"{name} is not a sampling setting", remedy)
+        guess = f"Did you mean {near[0]}? " if near else ""
+        raise InvalidInputError(f"{name} is not a sampling setting", f"{guess}/set lists them")
     if not text.strip():
         session.view.note(f"{name} is {value_text(getattr(conversation.sampling, name))} ({range_text(name)}).")
         return
@@ -271,19 +272,21 @@ def _model(session: Session, argument: str) -> None:
     if not argument.strip():
         session.view.note(f"The model is {conversation.model.label} ({conversation.model.path or 'bundled'}).")
         return
-    before = conversation.model.path
+    before = conversation.model
     path = None if argument.strip() == "zephyr-tiny" else _path(argument)
     if path is not None and not path.is_file():
         raise InvalidInputError(f"there is no file {path}", f"The model is still {conversation.model.label}")
     bar = SlowBar(session.view, f"Loading {argument.strip()}")
-    conversation.use_model(path, session.model_changed)
+    # A template that was given for a model is that model's.
+    conversation.use_model(path, session.model_changed, before.template if path == before.path else None)
     try:
         conversation.wait(lambda share: bar.update(share, 1))
-    except (ZephyrError, KeyboardInterrupt) as error:
+    except (ZephyrError, LoadFailed, KeyboardInterrupt) as error:
         bar.clear()
-        if isinstance(error, ZephyrError):
-            session.view.error(error)
-        conversation.use_model(before, session.model_changed)
+        problem = error.error if isinstance(error, LoadFailed) else error
+        if isinstance(problem, ZephyrError):
+            session.view.error(problem)
+        conversation.use_model(before.path, session.model_changed, before.template)
         session.view.note(f"The model is still {conversation.model.label}.")
         return
     finally:
@@ -360,9 +363,12 @@ def obey(session: Session, line: str) -> None:
     command.run(session, rest[0] if rest else "")
 
 
+_MOST_DIGITS: Final = 18  # SQLite has no larger numbers, and Python reads none of thousands of digits
+
+
 def _number(text: str, most: int, what: str) -> int:
     text = text.strip()
-    if not text.isdecimal() or not 1 <= int(text) <= most:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or not 1 <= int(text) <= most:
         raise InvalidInputError(
             f"there is no {what} {text!r}", f"Give a number from 1 to {most}" if most else "Ask first"
         )

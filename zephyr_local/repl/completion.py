@@ -12,7 +12,7 @@ from zephyr_local.chat_fit import Policy
 from zephyr_local.errors import ZephyrError
 from zephyr_local.repl.commands import COMMANDS
 from zephyr_local.repl.sampling_values import NAMES, UNSET, range_text, value_text
-from zephyr_local.repl.transcript_view import one_line
+from zephyr_local.repl.transcript_view import branch_line, one_line
 
 if TYPE_CHECKING:
     from zephyr_local.repl.session import Session
@@ -40,14 +40,17 @@ class CommandCompleter(Completer):
             yield from self._argument(known.argument, argument, complete_event)
 
     def _argument(self, kind: str, argument: str, event: CompleteEvent) -> Iterator[Completion]:
-        if kind in ("path", "chat"):
-            yield from self._paths.get_completions(Document(argument), event)
         if kind == "setting" and " " in argument:
             name, _, value = argument.partition(" ")
             if name in NAMES:
                 yield from _matching(value, self._values(name))
             return
         yield from _matching(argument, self._choices(kind))
+        if kind in ("path", "chat"):
+            wants_hidden = argument.rpartition("/")[2].startswith(".")
+            for path in self._paths.get_completions(Document(argument), event):
+                if wants_hidden or not path.display_text.startswith("."):
+                    yield path
 
     def _choices(self, kind: str) -> list[tuple[str, str]]:
         """Words and what they stand for."""
@@ -61,7 +64,7 @@ class CommandCompleter(Completer):
             return [(str(number), one_line(text)) for number, (_, text) in enumerate(session.questions(), 1)]
         if kind == "branch":
             branches = session.conversation.chat.branches()
-            return [(str(number), one_line(branch.turns[-2].content)) for number, branch in enumerate(branches, 1)]
+            return [(str(number), branch_line(branch.turns)) for number, branch in enumerate(branches, 1)]
         if kind == "chat":
             try:
                 return [(str(chat.id), one_line(chat.title)) for chat in session.conversation.store.summaries()[:50]]

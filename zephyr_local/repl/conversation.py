@@ -6,9 +6,8 @@ import dataclasses
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zephyr_local.api import Zephyr
 from zephyr_local.chat import Chat
 from zephyr_local.chat_file import ChatRecord
 from zephyr_local.chat_fit import Dropped, Policy, system_message
@@ -18,9 +17,13 @@ from zephyr_local.errors import ContextExceededError, InvalidInputError, ZephyrE
 from zephyr_local.repl.attachment import Attachment, read_attachment
 from zephyr_local.repl.kept_journal import KeptJournal
 from zephyr_local.repl.late_model import LateModel, LoadFailed
+from zephyr_local.repl.screen import visible
 from zephyr_local.settings import Sampling
 from zephyr_local.transcripts.store import ChatStore
 from zephyr_local.transcripts.stored_chat import ChatOrigin, StoredChat
+
+if TYPE_CHECKING:
+    from zephyr_local.api import Zephyr
 
 BaseSampling = Callable[[bool], Sampling]
 """Takes whether the model is the bundled one; gives how it is sampled where the chat does not say."""
@@ -53,6 +56,7 @@ class Conversation:
         self.base_sampling = base_sampling
         self.changes: dict[str, Any] = {}
         """Fields of ``Sampling`` that were set in the chat."""
+        self._overridden: frozenset[str] = frozenset()
         self.attachments: list[Attachment] = []
         self.totals = Totals()
         self.last_finish: Finish | None = None
@@ -93,11 +97,11 @@ class Conversation:
         self._exchange(StoredChat.new(self.store, record, self._origin(), title, turns), record)
 
     def close(self) -> None:
-        self.stored.close()
+        self.journal.close()
         self.model.close()
 
     def _exchange(self, stored: StoredChat, record: ChatRecord) -> None:
-        self.stored.close()
+        self.journal.close()
         self._hold(stored, record)
         self.count()
 
@@ -129,12 +133,11 @@ class Conversation:
                 self.tell(notice)
         return zephyr
 
-    def use_model(self, path: Path | None, on_change: Callable[[], object]) -> None:
+    def use_model(self, path: Path | None, on_change: Callable[[], object], template: str | None = None) -> None:
         """Free the model and begin to load another one; ``wait`` tells how that went."""
         self.model.close()
-        # A template that was given for a model is that model's.
-        template = self.model.template if path == self.model.path else None
         self.model = LateModel(path, self.model.settings, template, on_change=on_change)
+        self.model.start()
         self.chat.zephyr = self.model
         self._sample()
         self._remember_origin()
@@ -212,8 +215,9 @@ class Conversation:
 
     def set_sampling(self, name: str, value: Any) -> None:  # noqa: ANN401 — a field's, which Sampling checks
         """Set a field of ``Sampling`` for this chat. Raises InvalidInputError."""
-        dataclasses.replace(self.sampling, **{name: value})
-        self.changes[name] = value
+        changed = dataclasses.replace(self.sampling, **{name: value})
+        self.changes[name] = getattr(changed, name)  # as the store can keep it
+        self._overridden -= {name}
         self._sample()
         self._remember_origin()
 
@@ -221,6 +225,15 @@ class Conversation:
         """Let a field be what it was when the program began."""
         self.changes.pop(name, None)
         self._sample()
+        self._remember_origin()
+
+    def override(self, names: frozenset[str]) -> None:
+        """Let fields of ``Sampling`` be what this run gave, whatever the chat has, which keeps it for the next run."""
+        self._overridden = names
+        self._sample()
+
+    def remember_model(self) -> None:
+        """Let the chat be gone on with by the model that it has now."""
         self._remember_origin()
 
     def attach(self, path: Path) -> int:
@@ -264,7 +277,8 @@ class Conversation:
 
     def _sample(self) -> None:
         base = self.base_sampling(self.model.path is None)
-        self.chat.sampling = dataclasses.replace(base, **self.changes)
+        changes = {name: value for name, value in self.changes.items() if name not in self._overridden}
+        self.chat.sampling = dataclasses.replace(base, **changes)
 
     def _origin(self) -> ChatOrigin:
         path = self.model.path
@@ -273,13 +287,10 @@ class Conversation:
         )
 
     def _remember_origin(self) -> None:
-        try:
-            self.stored.origin = self._origin()
-        except ZephyrError:
-            self.journal.is_behind = True
+        self.journal.hold_with(self._origin())
 
     def _name_model(self) -> None:
-        self.stored.model_name = self.model.label
+        self.stored.model_name = visible(self.model.label)  # a file may be called anything
 
     def _tell_drop(self, dropped: Dropped) -> None:
         turns = len(dropped.messages)

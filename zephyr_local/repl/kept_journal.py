@@ -8,7 +8,7 @@ from zephyr_local.chat_file import ChatRecord
 from zephyr_local.chat_fit import Policy
 from zephyr_local.chat_types import Finish, Message
 from zephyr_local.errors import ChatStoreError, OutputError
-from zephyr_local.transcripts.stored_chat import StoredChat
+from zephyr_local.transcripts.stored_chat import ChatOrigin, StoredChat
 
 
 class KeptJournal:
@@ -18,6 +18,7 @@ class KeptJournal:
         self.stored, self._record, self._tell = stored, record, tell
         self.is_behind = False
         """Whether the store lacks something of the chat."""
+        self._origin = stored.origin
 
     def begin(self, parent: int | None, question: Message | None, answer_start: str) -> None:
         self._try(lambda: self.stored.begin(parent, question, answer_start))
@@ -41,6 +42,18 @@ class KeptJournal:
     def clear(self) -> None:
         self._try(self.stored.clear)
 
+    def hold_with(self, origin: ChatOrigin) -> None:
+        """The chat is held with another model or other settings from now on."""
+        self._origin = origin
+        self._try(self._write_origin)
+
+    def close(self) -> None:
+        """Let other processes have the chat, after a last try to write what is missing."""
+        self.catch_up()
+        if self.is_behind:
+            self._tell("The chat could not be saved to its end.")
+        self.stored.close()
+
     def catch_up(self) -> None:
         """Write all that is missing, where something is."""
         if self.is_behind:
@@ -48,10 +61,16 @@ class KeptJournal:
             try:
                 if record.tree.nodes:
                     self.stored.sync(record)
+                elif self.stored.id is not None:  # of its first question, which nothing came of
+                    self.stored.end(False, None)
+                self._write_origin()
             except (ChatStoreError, OutputError):
                 return  # told already
             self.is_behind = False
             self._tell("The chat is saved again, all of it.")
+
+    def _write_origin(self) -> None:
+        self.stored.origin = self._origin
 
     def _try(self, call: Callable[[], object]) -> None:
         if self.is_behind:  # what follows what is missing could not be understood

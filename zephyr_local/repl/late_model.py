@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zephyr_local.api import Zephyr
 from zephyr_local.chat_types import Message, OnPrefill
 from zephyr_local.errors import EngineError
-from zephyr_local.piece_stream import PieceStream
 from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, Sampling
+
+if TYPE_CHECKING:
+    from zephyr_local.api import Zephyr
+    from zephyr_local.piece_stream import PieceStream
 
 _WAIT_S = 0.1
 
@@ -38,7 +41,7 @@ class LateModel:
         *,
         on_change: Callable[[], object] = lambda: None,
     ) -> None:
-        """Begin to load; ``path`` None: the bundled model. ``on_change`` is called on the thread that loads."""
+        """``path`` None: the bundled model. ``on_change`` is called on the thread that loads."""
         self.path, self.settings, self.template = path, settings, template
         self.on_change = on_change
         self.default_sampling = BUNDLED_MODEL_SAMPLING if path is None else Sampling()
@@ -50,7 +53,13 @@ class LateModel:
         self._closing = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._load, name="zephyr-local-load", daemon=True)
-        self._thread.start()
+        self._starting = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to load, where that was not done yet."""
+        with self._starting:
+            if self._thread.ident is None and not self._closing:
+                self._thread.start()
 
     @property
     def label(self) -> str:
@@ -71,6 +80,7 @@ class LateModel:
 
     def wait(self, on_wait: Callable[[float], object] = lambda share: None) -> Zephyr:
         """The loaded model; ``on_wait`` takes the share that is done while it is awaited. Raises what the load did."""
+        self.start()
         while not self._done.wait(_WAIT_S):
             on_wait(self.progress)
         if self.error is not None:
@@ -98,13 +108,18 @@ class LateModel:
 
     def close(self) -> None:
         """End the load, or free the model. Closing twice is fine."""
-        self._closing = True
+        with self._starting:
+            self._closing = True
+            if self._thread.ident is None:  # and never will be
+                self._done.set()
         self._done.wait()
         if self._zephyr is not None:
             self._zephyr.close()
 
     def _load(self) -> None:
         try:
+            from zephyr_local.api import Zephyr  # here, beside the prompt, and not before it
+
             self._zephyr = Zephyr(self.path, self.settings, template=self.template, on_progress=self._progressed)
         except _Stop:
             pass

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from zephyr_local.chat_fit import Dropped
 from zephyr_local.chat_types import Finish
 from zephyr_local.errors import InvalidInputError, ZephyrError
 from zephyr_local.repl.answer import where_cut
 from zephyr_local.repl.conversation import Conversation, timing_line
+from zephyr_local.repl.json_text import json_text
 from zephyr_local.repl.view import SlowBar, View
 
 OutputForm = Literal["text", "json", "jsonl"]
+
+
+@contextmanager
+def errors_as_events(out: TextIO) -> Iterator[None]:
+    """Write the ``error`` event of --jsonl for a ZephyrError that leaves by here."""
+    try:
+        yield
+    except ZephyrError as error:
+        values = {"event": "error", "exit_code": error.exit_code, "problem": error.problem, "remedy": error.remedy}
+        out.write(json_text(values) + "\n")
+        out.flush()
+        raise
 
 
 @dataclass(slots=True)
@@ -37,24 +49,26 @@ def answer_once(
 ) -> None:
     """Answer the question that ``ask`` gives once the model is loaded, on stdout; all else goes to stderr.
 
-    Ctrl+C comes out of here when what came is written and kept. Raises ZephyrError.
+    Ctrl+C comes out of here when what came is written and kept. Raises ZephyrError, and LoadFailed where the model
+    cannot be loaded; :func:`errors_as_events` tells of these.
     """
     writer = _Events(view) if form == "jsonl" else _Object(view) if form == "json" else _Text(view)
     told = _Told()
+    with _bar(view, f"Loading {conversation.model.label}") as bar:
+        zephyr = conversation.wait(lambda share: bar.update(share, 1))
+    question = ask()
+    if not question.strip():
+        raise InvalidInputError("the question is empty", 'Pipe one in, or use --prompt "…"')
     try:
-        with _bar(view, f"Loading {conversation.model.label}") as bar:
-            zephyr = conversation.wait(lambda share: bar.update(share, 1))
-        question = ask()
-        if not question.strip():
-            raise InvalidInputError("the question is empty", 'Pipe one in, or use --prompt "…"')
         writer.begin({"model": zephyr.model_name, "n_ctx": zephyr.n_ctx, "notices": list(zephyr.notices)})
         _follow(conversation, view, writer, told, question)
-    except ZephyrError as error:
-        writer.fail(error)
+    except KeyboardInterrupt:
+        writer.end(_result(conversation, told))
         raise
-    finally:
-        if told.text or told.finish is not None:
-            writer.end(_result(conversation, told))
+    except ZephyrError:
+        writer.fail()
+        raise
+    writer.end(_result(conversation, told))
     if form == "text" and told.finish is not None and told.finish.reason == "length":
         view.note(f"[the answer was cut at {where_cut(conversation, told.finish)}]")
     if show_timings and told.finish is not None:
@@ -92,7 +106,7 @@ def _follow(conversation: Conversation, view: View, writer: _Writer, told: _Told
 
 
 def _result(conversation: Conversation, told: _Told) -> dict[str, Any]:
-    """The object of --json; docs/chat.md has its schema."""
+    """The object of --json; docs/chat-output.md has its schema."""
     finish = told.finish
     return {
         "answer": told.text,
@@ -129,7 +143,8 @@ class _Writer:
 
     def piece(self, text: str) -> None: ...
 
-    def fail(self, error: ZephyrError) -> None: ...
+    def fail(self) -> None:
+        """End what was begun; the error is told elsewhere."""
 
     def end(self, result: dict[str, Any]) -> None: ...
 
@@ -140,36 +155,39 @@ class _Text(_Writer):
     def __init__(self, view: View) -> None:
         super().__init__(view)
         self._answer = view.answer()
+        self._has_begun = False
 
     def piece(self, text: str) -> None:
+        self._has_begun = True
         self._answer.feed(text)
 
+    def fail(self) -> None:
+        if self._has_begun:
+            self._answer.close()
+
     def end(self, result: dict[str, Any]) -> None:
-        self._answer.close()
+        if self._has_begun or result["finish_reason"] != "cancelled":
+            self._answer.close()
 
 
 class _Object(_Writer):
     """One JSON object."""
 
     def end(self, result: dict[str, Any]) -> None:
-        self.view.write(json.dumps(result, ensure_ascii=False) + "\n")
+        self.view.write(json_text(result) + "\n")
 
 
 class _Events(_Writer):
     """A JSON object for everything that happens, each on a line."""
 
     def event(self, name: str, values: dict[str, Any]) -> None:
-        self.view.write(json.dumps({"event": name, **values}, ensure_ascii=False) + "\n")
+        self.view.write(json_text({"event": name, **values}) + "\n")
 
     def begin(self, model: dict[str, Any]) -> None:
         self.event("model", model)
 
     def piece(self, text: str) -> None:
         self.event("piece", {"text": text})
-
-    def fail(self, error: ZephyrError) -> None:
-        values = {"exit_code": error.exit_code, "problem": error.problem, "remedy": error.remedy}
-        self.event("error", values)
 
     def end(self, result: dict[str, Any]) -> None:
         self.event("finish", result)

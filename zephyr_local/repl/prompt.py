@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application.current import get_app
-from prompt_toolkit.filters import Condition, has_completions
+from prompt_toolkit.filters import Condition, has_completions, is_searching
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.styles import Style
 
@@ -29,6 +31,7 @@ NEARLY_FULL: Final = 0.8
 MULTILINE_MARK: Final = '"""'
 
 _SLOW_LOAD_S: Final = 0.5
+_REDRAW_S: Final = 0.1
 _NARROW_COLUMNS: Final = 30  # where the count would leave little room
 _KEPT_HISTORY_BYTES: Final = 1 << 20
 
@@ -39,6 +42,7 @@ class Prompt:
     def __init__(self, session: Session, theme: Theme, history_path: Path | None) -> None:
         self._session = session
         self._start_s = time.monotonic()
+        self._drawn_s = 0.0
         self._prompts: PromptSession[str] = PromptSession(
             message=self._message,
             multiline=True,  # so that lines are shown as lines; the keys below decide what Enter does
@@ -46,8 +50,8 @@ class Prompt:
             history=_history(history_path),
             completer=CommandCompleter(session),
             complete_while_typing=False,
-            enable_open_in_editor=True,
-            key_bindings=_keys(),
+            tempfile_suffix=".md",
+            key_bindings=_keys(session),
             style=Style.from_dict({"full": "ansiyellow bold", "count": "", "over": "ansired bold"}),
             color_depth=None if theme.warning else ColorDepth.DEPTH_1_BIT,
             search_ignore_case=True,
@@ -55,7 +59,27 @@ class Prompt:
 
     def read(self, draft: str = "") -> str:
         """What was typed, when it is sent. Raises EOFError (Ctrl+D) and KeyboardInterrupt (Ctrl+C at an empty one)."""
-        return self._prompts.prompt(default=draft, pre_run=self._check_load)
+        # Ctrl+C is a key while the line is typed, and a signal just before and just after: the library's own handler
+        # would take that for a key, too, and fails where the line has been sent.
+        line = self._prompts.prompt(default=draft, pre_run=self._begin, handle_sigint=False)
+        self._look_behind()
+        return line
+
+    def _look_behind(self) -> None:
+        """Find a Ctrl+C that came behind Enter, when it was a key still; like the signal, it takes all keys with it."""
+        keyboard = self._prompts.app.input
+        keys = [*get_typeahead(keyboard), *keyboard.read_keys()]
+        if any(key.key == Keys.ControlC for key in keys):
+            self._session.was_interrupted = True
+        else:
+            store_typeahead(keyboard, keys)
+
+    def interrupted(self) -> None:
+        """Ctrl+C came as a signal: let the prompt take it, if it stands."""
+        app = self._prompts.app
+        if app.is_running and app.loop is not None:
+            with contextlib.suppress(RuntimeError):
+                app.loop.call_soon_threadsafe(self._take_interrupt)
 
     def changed(self) -> None:
         """The prompt is not true any more; from any thread."""
@@ -64,6 +88,31 @@ class Prompt:
         if app.is_running and loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has just ended
                 loop.call_soon_threadsafe(self._check_load)
+
+    def progressed(self) -> None:
+        """The model's load goes on; from any thread. Drawn ten times a second, where it is slow enough to be shown."""
+        now_s = time.monotonic()
+        if now_s - self._start_s > _SLOW_LOAD_S and now_s - self._drawn_s > _REDRAW_S:
+            self._drawn_s = now_s
+            self.changed()
+
+    def _begin(self) -> None:
+        # A load that begins before the first prompt stands would hold it up: much of its beginning is Python.
+        loop = self._prompts.app.loop
+        if loop is not None:
+            loop.call_soon(self._session.conversation.model.start)
+        self._take_interrupt()
+        self._check_load()
+
+    def _take_interrupt(self) -> None:
+        app = self._prompts.app
+        if not self._session.was_interrupted or app.future is None or app.future.done():
+            return
+        self._session.was_interrupted = False
+        if app.current_buffer.text and self._session.editing is None:
+            app.current_buffer.reset()
+        else:
+            app.exit(exception=KeyboardInterrupt())
 
     def _check_load(self) -> None:
         app = self._prompts.app
@@ -91,8 +140,9 @@ class Prompt:
         return parts
 
 
-def _keys() -> KeyBindings:
+def _keys(session: Session) -> KeyBindings:
     keys = KeyBindings()
+    in_line = ~is_searching  # where Enter, Ctrl+C and the rest are the search's own
 
     @Condition
     def is_open() -> bool:
@@ -101,14 +151,15 @@ def _keys() -> KeyBindings:
         return text.lstrip().startswith(MULTILINE_MARK) and text.count(MULTILINE_MARK) < 2
 
     @Condition
-    def has_text() -> bool:
-        return bool(get_app().current_buffer.text)
+    def is_begun() -> bool:
+        """Whether Ctrl+C clears the line; in an edit it leaves that."""
+        return bool(get_app().current_buffer.text) and session.editing is None
 
-    @keys.add("enter", filter=~is_open & ~has_completions)
+    @keys.add("enter", filter=in_line & ~is_open & ~has_completions)
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.validate_and_handle()
 
-    @keys.add("enter", filter=has_completions)
+    @keys.add("enter", filter=in_line & has_completions)
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
@@ -116,16 +167,21 @@ def _keys() -> KeyBindings:
         else:
             buffer.validate_and_handle()
 
-    @keys.add("c-j")
-    @keys.add("escape", "enter")
+    @keys.add("c-j", filter=in_line)
+    @keys.add("escape", "enter", filter=in_line)
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 
-    @keys.add("enter", filter=is_open)
+    @keys.add("enter", filter=in_line & is_open)
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 
-    @keys.add("c-c", filter=has_text)
+    # The library's own binding sends what the editor leaves, be it only what was begun.
+    @keys.add("c-x", "c-e", filter=in_line)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.open_in_editor()
+
+    @keys.add("c-c", filter=in_line & is_begun)
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.reset()
 

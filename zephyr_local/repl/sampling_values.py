@@ -10,6 +10,7 @@ from zephyr_local.errors import InvalidInputError
 from zephyr_local.settings import Sampling, sampling_range
 
 NAMES: Final = tuple(field.name for field in fields(Sampling))
+_GIVE_TEXTS: Final = 'Give ["…", "…"], or one text'
 UNSET: Final = "default"
 """The word that takes a field back to what it was when the program began."""
 
@@ -48,11 +49,13 @@ def value_text(value: object) -> str:
     """A field's value, as ``parse_value`` reads it."""
     if value is None:
         return "none"
-    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
-        return " ".join(f"{token}:{bias:g}" for token, bias in value)
+    if value == ():
+        return "none"
+    if isinstance(value, tuple) and isinstance(value[0], tuple):
+        return " ".join(f"{token}:{bias:.10g}" for token, bias in value)
     if isinstance(value, tuple):
         return json.dumps(list(value), ensure_ascii=False)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _default(name: str) -> object:
@@ -69,12 +72,16 @@ def _texts(name: str, text: str) -> tuple[str, ...]:
     try:
         texts = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InvalidInputError(f"{name} is not JSON: {error.msg}", 'Give ["…", "…"], or one text') from None
+        raise InvalidInputError(f"{name} is not JSON: {error.msg}", _GIVE_TEXTS) from None
+    except RecursionError:
+        raise InvalidInputError(f"{name} is nested too deep", _GIVE_TEXTS) from None
     return tuple(texts)
 
 
 def _biases(text: str) -> dict[int, float]:
     biases: dict[int, float] = {}
+    if text.lower() == "none":
+        return biases
     for item in text.replace(",", " ").split():
         token, _, bias = item.partition(":")
         try:

@@ -38,6 +38,8 @@ class Session:
         """The turn of the question that the next line takes the place of."""
         self._draft = ""
         self._is_obeying = False
+        self.was_interrupted = False
+        """Whether Ctrl+C came between a prompt and what follows, which is to take it."""
         self._prompt = Prompt(self, view.theme, history_path)
 
     def run(self) -> None:
@@ -55,7 +57,10 @@ class Session:
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         if self._is_obeying:  # else it comes between a prompt and what follows, where there is nothing to end
+            self._is_obeying = False  # once: what is told of it is not to be ended, too
             raise KeyboardInterrupt
+        self.was_interrupted = True
+        self._prompt.interrupted()
 
     def _talk(self) -> None:
         warned = False
@@ -68,8 +73,7 @@ class Session:
                 return
             except KeyboardInterrupt:
                 if self.editing is not None:
-                    self.editing = None
-                    self.view.note("The question stays as it was.")
+                    self.stop_editing()
                 elif warned:
                     return
                 else:
@@ -78,6 +82,7 @@ class Session:
                 continue
             warned = False
             self._handle(line)
+            self.was_interrupted = False
 
     def _handle(self, line: str) -> None:
         text = message_of(line)
@@ -90,12 +95,14 @@ class Session:
             elif text is not None:
                 self.answer(lambda on_prefill: self.conversation.ask(text, on_prefill), text)
             else:
-                self._is_obeying = True
-                obey(self, line.strip())
+                self._obey(line.strip())
         except ZephyrError as error:
             self.view.error(error)
-        except (OSError, LoadFailed):
+        except LoadFailed:
             raise
+        except OSError as error:  # where it is the terminal that is gone, to tell of it raises the next one
+            where = f"{error.filename}: " if error.filename else ""
+            self.view.error(ZephyrError(f"{where}{error.strerror or error}", "The chat goes on"))
         except KeyboardInterrupt:
             self.view.note("[stopped]")
         except Exception as error:
@@ -104,25 +111,44 @@ class Session:
                 ZephyrError(f"{type(error).__name__}: {error}", "This is a mistake of ours; the chat goes on")
             )
 
+    def _obey(self, line: str) -> None:
+        self._is_obeying = True
+        try:
+            if self.was_interrupted:
+                raise KeyboardInterrupt
+            if self.editing is not None:  # the command may change what is a turn's number
+                self.stop_editing()
+            obey(self, line)
         finally:
             self._is_obeying = False
 
     def answer(self, make: MakeAnswer, draft: str = "", *, nothing: str = "[the model said nothing]") -> None:
         """Show an answer; where nothing comes of it, ``draft`` stands at the prompt again."""
-        came = give_answer(self.conversation, self.view, make, nothing=nothing, show_timings=self.show_timings)
+        came = give_answer(
+            self.conversation,
+            self.view,
+            make,
+            nothing=nothing,
+            show_timings=self.show_timings,
+            is_stopped=lambda: self.was_interrupted,
+        )
         if not came:
-            self._draft = draft
+            self._draft = line_of(draft)
 
     def take_up(self) -> None:
         """A question that was never answered stands at the prompt again."""
         stored = self.conversation.stored
         if stored.unanswered is not None:
-            self._draft, stored.unanswered = stored.unanswered, None
+            self._draft, stored.unanswered = line_of(stored.unanswered), None
             self.view.note("Your last question was not answered; it stands at the prompt again.")
 
     def begin_edit(self, index: int, question: str) -> None:
         """Have the next line be the question at turn ``index`` in other words."""
-        self.editing, self._draft = index, question
+        self.editing, self._draft = index, line_of(question)
+
+    def stop_editing(self) -> None:
+        self.editing = None
+        self.view.note("The question stays as it was.")
 
     def edit_outside(self, text: str) -> None:
         """Have the person write in their editor; what they wrote stands at the prompt."""
@@ -168,7 +194,9 @@ class Session:
         """What is told of the load; from its thread."""
         if self.conversation.model.is_done:
             self.conversation.count()
-        self._prompt.changed()
+            self._prompt.changed()
+        else:
+            self._prompt.progressed()
 
     def load_failure(self) -> LoadFailed | None:
         """Why the chat cannot begin, where it cannot."""
@@ -186,3 +214,10 @@ def message_of(line: str) -> str | None:
     if text.startswith("//"):
         return text[1:]
     return None if text.startswith("/") else text
+
+
+def line_of(message: str) -> str:
+    """What is typed for a message: the line that ``message_of`` makes it of, but for blanks around it."""
+    if message.lstrip().startswith(MULTILINE_MARK):
+        return f"{MULTILINE_MARK}{message}{MULTILINE_MARK}"
+    return f"/{message.lstrip()}" if message.lstrip().startswith("/") else message

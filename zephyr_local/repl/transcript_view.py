@@ -20,6 +20,12 @@ def one_line(text: str, columns: int = 50) -> str:
     return _cut(" ".join(visible(text).split()), columns)
 
 
+def branch_line(turns: Sequence[Message]) -> str:
+    """How a branch ends: its last question and the answer."""
+    question, answer = (one_line(turn.content, 34) for turn in turns[-2:])
+    return f"{question} → {answer}"
+
+
 def chat_lines(summaries: Sequence[ChatSummary], *, current: int | None = None, columns: int = 100) -> list[str]:
     """A line for each chat: number, when it was changed, turns, title, models."""
     width = max([2, *(len(str(summary.id)) for summary in summaries)])

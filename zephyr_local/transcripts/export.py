@@ -35,8 +35,12 @@ def to_json(record: ChatRecord) -> str:
 
 
 def to_sharegpt(chat: int, system: str | None, turns: Sequence[StoredTurn]) -> dict[str, Any]:
-    """The current branch as a conversation of ShareGPT's form."""
-    messages = [turn.message for turn in turns]
+    """The current branch as a conversation of ShareGPT's form, without answers that are not whole and their questions.
+
+    What is trained on it would learn to stop in the middle.
+    """
+    pairs = zip(turns[::2], turns[1::2], strict=True)
+    messages = [turn.message for pair in pairs if pair[1].state == "whole" for turn in pair]
     if system is not None:
         messages.insert(0, Message("system", system))
     return {

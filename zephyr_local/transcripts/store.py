@@ -23,6 +23,7 @@ TurnState = Literal["whole", "writing", "interrupted", "length"]
 """``writing``: by a process that lives; ``interrupted``: cancelled or killed; ``length``: cut at a limit."""
 
 _BUSY_MS: Final = 5000
+_MOST_INTEGER: Final = (1 << 63) - 1  # of SQLite
 _SNIPPET_CHARS: Final = 36  # on each side of what was found
 
 
@@ -131,7 +132,7 @@ class ChatStore:
 
     def require(self, chat: int) -> ChatSummary:
         """The chat's summary. Raises InvalidInputError where there is none of that number."""
-        found = self.summaries(chat)
+        found = self.summaries(chat) if abs(chat) <= _MOST_INTEGER else []
         if not found:
             raise InvalidInputError(f"there is no chat {chat}", "zephyr-local chats list shows those that there are")
         return found[0]

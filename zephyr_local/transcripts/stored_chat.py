@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class StoredChat:
             ((model, template, sampling),) = store.rows(
                 "SELECT model, template, sampling FROM chats WHERE id = ?", chat
             )
-            stored = cls(store, ChatOrigin(model, template, tuple(json.loads(sampling).items())), title)
+            origin = ChatOrigin(_path_of(model), _path_of(template), tuple(json.loads(sampling).items()))
+            stored = cls(store, origin, title)
         except BaseException:
             store.let_go(chat)
             raise
@@ -178,11 +180,14 @@ class StoredChat:
         first = next((node.message.content for node in tree.nodes), "")
         self._settings = (record.system, record.policy, record.reserve_tokens)
         with self._writing(first, now_s) as (connection, chat):
-            states = dict(connection.execute("SELECT node, state FROM turns WHERE chat = ?", (chat,)))
+            rows = connection.execute(
+                "SELECT node, parent, content FROM turns WHERE chat = ? AND state != 'writing'", (chat,)
+            )
+            there = {node: (parent, content) for node, parent, content in rows}
             connection.execute("DELETE FROM pieces WHERE chat = ?", (chat,))
             connection.execute("DELETE FROM turns WHERE chat = ? AND node >= ?", (chat, len(tree.nodes)))
             for number, node in enumerate(tree.nodes):
-                if states.get(number, "writing") == "writing":
+                if there.get(number) != (node.parent, node.message.content):
                     connection.execute("DELETE FROM turns WHERE chat = ? AND node = ?", (chat, number))
                     message = node.message
                     model = self.model_name if message.role == "assistant" else None
@@ -244,8 +249,20 @@ def title_of(question: str) -> str:
     return line[: MAX_TITLE_CHARS - 1].rstrip() + "…"
 
 
-def _origin_values(origin: ChatOrigin) -> tuple[str | None, str | None, str]:
-    return origin.model, origin.template, json.dumps(dict(origin.sampling))
+def _path_value(path: str | None) -> str | bytes | None:
+    """A path as SQLite takes it: bytes where it is no UTF-8."""
+    try:
+        return None if path is None else path.encode() and path
+    except UnicodeEncodeError:
+        return os.fsencode(path or "")
+
+
+def _path_of(value: str | bytes | None) -> str | None:
+    return os.fsdecode(value) if value is not None else None
+
+
+def _origin_values(origin: ChatOrigin) -> tuple[str | bytes | None, str | bytes | None, str]:
+    return _path_value(origin.model), _path_value(origin.template), json.dumps(dict(origin.sampling))
 
 
 def _add_turn(connection: Connection, turn: tuple[object, ...]) -> None:
