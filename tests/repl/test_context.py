@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.repl.terminal_driver import Terminal
 from tests.scripted_model import ScriptedModel
 from zephyr_local import Zephyr
@@ -98,8 +100,11 @@ def test_the_count_turns_yellow_at_four_fifths_of_the_context_and_red_where_it_i
     assert max(tokens for tokens in seen if tokens < 0.8 * 256) > 190, "just below, there is no colour"
 
 
-def test_no_color_is_kept_everywhere(open_chat: OpenChat):
-    chat = loaded(open_chat("--n-ctx", "256", environment={"NO_COLOR": "1"}))
+@pytest.mark.parametrize(("flags", "environment"), [((), {"NO_COLOR": "1"}), (("--theme", "none"), {})])
+def test_there_is_no_colour_where_none_is_wanted(
+    open_chat: OpenChat, flags: tuple[str, ...], environment: dict[str, str]
+):
+    chat = loaded(open_chat("--n-ctx", "256", *flags, environment=environment))
     chat.ask(f"/system {'word ' * 200}")
     assert used(chat) >= 0.8 * 256
     chat.ask("/nonsense", "error:")
@@ -150,8 +155,10 @@ def test_drop_oldest_tells_what_is_dropped_and_keeps_the_system_prompt(open_chat
     assert kept.sent == (Message("system", "You are kind."), *kept.turns[turns:])
     with Zephyr(None, EngineSettings(n_ctx=256)) as zephyr:
         assert zephyr.count_tokens(kept.sent) == used(chat)
+        assert zephyr.count_tokens(kept.sent[:-1]) == after, "what the answer was given to"
     assert f"dropped  {turns} of {2 * asked} turns are not shown to the model" in told(chat, "/stats")
     assert "when it is full: drop-oldest" in chat.text
+    assert f"last     [prompt {after} tokens" in chat.text
     chat.control("d")
     assert chat.ended() == 0
     again = open_chat("--continue", "--n-ctx", "256")

@@ -95,7 +95,7 @@ def fuzz(open_chat: OpenChat, folder: Path, seed: int, keys: int = 500) -> None:
     for _ in range(keys):
         if chat is None:  # Ctrl+D and Ctrl+C twice leave
             chat = open_chat("--max-tokens", "20", *goes_on, columns=chance.choice((20, 60, 100)), wait=False, **more)
-            chat.wait(lambda text, chat=chat: ">" in chat.last_line)  # type: ignore[misc]
+            chat.wait(lambda text, chat=chat: b"\x1b[?2004h" in chat.raw)  # type: ignore[misc]  # the prompt stands
         pressed.append(key(chance))
         chat.send(pressed[-1])
         if chance.random() < 0.02:

@@ -234,3 +234,17 @@ def test_ctrl_d_right_after_a_line_leaves(open_chat: OpenChat):
         chat.send("/title Ours\r\x04")
         assert chat.ended() == 0
         assert "Traceback" not in chat.text
+
+
+def test_bytes_that_are_no_utf8_become_a_mark_and_end_nothing(open_chat: OpenChat, home: Path):
+    chat = open_chat()
+    chat.send(b"caf\xe9 \xff\xfe or\r")
+    answered(chat)
+    assert "mistake" not in chat.text
+    with ChatStore(home / "data" / "zephyr-local" / "chats.db") as store:
+        assert store.turns(1)[0].message.content == "caf\ufffd \ufffd\ufffd or"
+    chat.send(b"\x1b[200~\xfe pasted\x1b[201~")
+    chat.shows("pasted")
+    chat.send(b"\x18\x05")
+    chat.shows("pasted")
+    assert "Unhandled" not in chat.text

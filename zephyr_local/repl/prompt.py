@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application.current import get_app
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, has_completions, is_searching
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
@@ -20,6 +22,7 @@ from prompt_toolkit.styles import Style
 
 from zephyr_local.errors import OutputError
 from zephyr_local.repl.completion import CommandCompleter
+from zephyr_local.repl.screen import sound
 from zephyr_local.repl.theme import Theme
 from zephyr_local.user_folders import make_private_file
 
@@ -56,6 +59,7 @@ class Prompt:
             color_depth=None if theme.warning else ColorDepth.DEPTH_1_BIT,
             search_ignore_case=True,
         )
+        self._prompts.default_buffer.on_text_insert += _mend
 
     def read(self, draft: str = "") -> str:
         """What was typed, when it is sent. Raises EOFError (Ctrl+D) and KeyboardInterrupt (Ctrl+C at an empty one)."""
@@ -179,13 +183,20 @@ def _keys(session: Session) -> KeyBindings:
     # The library's own binding sends what the editor leaves, be it only what was begun.
     @keys.add("c-x", "c-e", filter=in_line)
     def _(event: KeyPressEvent) -> None:
-        event.current_buffer.open_in_editor()
+        # What it leaves may be no UTF-8, and it may not be there: then the text stays as it is.
+        event.current_buffer.open_in_editor().add_done_callback(lambda task: task.cancelled() or task.exception())
 
     @keys.add("c-c", filter=in_line & is_begun)
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.reset()
 
     return keys
+
+
+def _mend(buffer: Buffer) -> None:
+    """Bytes that are no UTF-8 are the library's lone surrogates, which neither a file nor the store takes."""
+    if (text := sound(buffer.text)) != buffer.text:
+        buffer.document = Document(text, buffer.cursor_position)
 
 
 def _history(path: Path | None) -> History:

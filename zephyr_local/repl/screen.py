@@ -9,6 +9,14 @@ import re
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def sound(text: str) -> str:
+    """``text`` as it can be written and stored: U+FFFD for each byte that a terminal sent and that was no UTF-8."""
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def _shown(match: re.Match[str]) -> str:
     code = ord(match.group())
     if code < 0x20:

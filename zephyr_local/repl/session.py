@@ -8,12 +8,13 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from zephyr_local.errors import ZephyrError
+from zephyr_local.errors import InvalidInputError, ZephyrError
 from zephyr_local.repl.answer import MakeAnswer, give_answer
 from zephyr_local.repl.commands import obey
 from zephyr_local.repl.conversation import Conversation, timing_line
 from zephyr_local.repl.late_model import LoadFailed
 from zephyr_local.repl.prompt import MULTILINE_MARK, Prompt
+from zephyr_local.repl.screen import sound
 from zephyr_local.repl.terminal_mode import usual_input
 from zephyr_local.repl.view import View
 
@@ -154,12 +155,19 @@ class Session:
         """Have the person write in their editor; what they wrote stands at the prompt."""
         import click
 
-        with usual_input():
-            written = click.edit(text, extension=".md")
+        try:
+            with usual_input():
+                written = click.edit(text, extension=".md")
+        except click.ClickException as error:
+            raise InvalidInputError(
+                f"the editor: {error.format_message()}", "Set EDITOR to one that is there"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"the editor left no UTF-8 (byte {error.start})", "Save it as UTF-8") from None
         if written is None:
             self.view.note("Nothing was saved in the editor.")
         else:
-            self._draft = written.rstrip("\n")
+            self._draft = sound(written.rstrip("\n"))
 
     def questions(self) -> list[tuple[int, str]]:
         """The questions of the current branch: the turn of each, and its text."""
