@@ -237,7 +237,7 @@ def test_ctrl_d_right_after_a_line_leaves(open_chat: OpenChat):
 
 
 def test_bytes_that_are_no_utf8_become_a_mark_and_end_nothing(open_chat: OpenChat, home: Path):
-    chat = open_chat()
+    chat = open_chat(environment={"EDITOR": "true", "VISUAL": "true"})
     chat.send(b"caf\xe9 \xff\xfe or\r")
     answered(chat)
     assert "mistake" not in chat.text
