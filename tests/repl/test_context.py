@@ -224,8 +224,18 @@ def test_every_field_of_sampling_can_be_set_and_stays_with_the_chat(open_chat: O
     listed = told(again, "/set").splitlines()
     for name, line in zip(NAMES, listed, strict=False):
         value = "9" if name == "top_k" else VALUES[name]  # a flag goes before the chat's own
-        mark = " " if name == "top_k" else "*"
-        assert re.fullmatch(rf"{re.escape(f'{mark}{name}')} +{re.escape(value)} +{re.escape(range_text(name))}", line)
+        assert re.fullmatch(rf"\*{name} +{re.escape(value)} +{re.escape(range_text(name))}", line)
+    again.control("d")
+    assert again.ended() == 0
+    third = open_chat("--continue", "--top-k", "9", rows=60)
+    third.ask("/set temperature 0.75")
+    assert told(third, "/set top_k 11") == "top_k is 11."
+    third.control("d")
+    assert third.ended() == 0
+    last = open_chat("--continue", rows=60)
+    assert told(last, "/set top_k").startswith("top_k is 11 ")
+    assert told(last, "/set temperature").startswith("temperature is 0.75 ")
+    assert told(last, "/set seed").startswith("seed is 4294967294 ")
 
 
 def test_set_shows_ranges_and_refuses_what_is_outside(open_chat: OpenChat):

@@ -133,7 +133,8 @@ class Prompt:
             if loaded is not None and used is not None:
                 share = used / loaded.n_ctx
                 style = "class:over" if share >= 1 else "class:full" if share >= NEARLY_FULL else "class:count"
-                parts.append((style, f"{used}/{loaded.n_ctx} "))
+                # What ends the last answer and begins the next is counted, and need not fit any more.
+                parts.append((style, f"{min(used, loaded.n_ctx)}/{loaded.n_ctx} "))
             elif loaded is None and time.monotonic() - self._start_s > _SLOW_LOAD_S and not conversation.model.is_done:
                 parts.append(("class:count", f"loading {conversation.model.progress:.0%} "))
             if conversation.attachments:
