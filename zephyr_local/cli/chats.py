@@ -116,7 +116,8 @@ def _print_found(found: Sequence[Found]) -> None:
 def export(chats: tuple[int, ...], all_chats: bool, form: str | None, output: Path | None, force: bool) -> None:
     """Write chats as Markdown (their current branch), as JSON (all branches of one; /load reads it), or as ShareGPT.
 
-    A file of ShareGPT's form holds any number of chats, and `zephyr-local data dialogues` reads it.
+    A file of ShareGPT's form holds any number of chats, without answers that were interrupted or cut and their
+    questions, and `zephyr-local data dialogues` reads it.
     """
     if bool(chats) == all_chats:
         raise click.UsageError("Give the numbers of chats, or --all.")
@@ -188,7 +189,11 @@ def _exported(store: ChatStore, chats: Sequence[int], form: str) -> str:
         if form == "json":
             return to_json(record)
         if form == "sharegpt":
-            conversations.append(to_sharegpt(chat, record.system, turns))
+            conversation = to_sharegpt(chat, record.system, turns)
+            if any(entry["from"] == "gpt" for entry in conversation["conversations"]):
+                conversations.append(conversation)
+            else:
+                click.echo(f"Chat {chat} is left out: none of its answers is whole.", err=True)
         else:
             parts.append(to_markdown(summary.title, record.system, turns))
     return dump_sharegpt(conversations) if form == "sharegpt" else "\n".join(parts)
