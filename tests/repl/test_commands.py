@@ -368,7 +368,7 @@ def test_save_writes_a_file_that_the_api_and_load_read(open_chat: OpenChat, tmp_
     assert "File name too long" in chat.ask("/save " + "a" * 300)
     chat.ask(JAPAN, "Tokyo")
     assert "Paris" in told(chat, "/load my chat.json")
-    chat.ask("/stats", "2 turns, 1 branches, saved as chat 2")
+    chat.ask("/stats", "2 turns, 1 branch, saved as chat 2")
     assert "Tokyo" in told(chat, "/load 1"), "the chat before is whole"
 
 

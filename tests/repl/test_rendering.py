@@ -66,9 +66,11 @@ def cell(chat: Terminal, words: str) -> object:
 
 @pytest.mark.parametrize("columns", [24, 40, 80, 120])
 def test_an_answer_is_rendered_at_every_width(open_chat: OpenChat, reciting: str, columns: int) -> None:
-    chat = open_chat(reciting, *GREEDY, "--theme", "dark", columns=columns, rows=60)
+    stale = {"COLUMNS": "33"}  # what a shell exported, and is no longer true
+    chat = open_chat(reciting, *GREEDY, "--theme", "dark", columns=columns, rows=60, environment=stale)
     text, raw = answer(chat)
     lines = text.splitlines()
+    assert max(map(len, lines)) > min(columns * 0.6, 55)
     assert "Capitals of the" in text
     assert "# Cap" not in text
     assert "**" not in text

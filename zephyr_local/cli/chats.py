@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -228,6 +229,6 @@ def _reconfigure(encoding: str | None, errors: str) -> None:
 
 
 def _columns() -> int:
-    import shutil
-
-    return shutil.get_terminal_size((100, 24)).columns
+    with contextlib.suppress(OSError, ValueError):  # no terminal
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    return 100

@@ -27,3 +27,26 @@ def _shown(match: re.Match[str]) -> str:
 def visible(text: str) -> str:
     """``text`` with every control character written out, so that a terminal shows it and does nothing else."""
     return _UNSAFE.sub(_shown, text)
+
+
+def at_words(text: str, columns: int) -> str:
+    """``text`` (see :func:`visible`) with lines that are too long for a terminal broken at blanks, where there are any.
+
+    Blanks stay as they are, but for those at a break. The last column stays free.
+    """
+    return "\n".join(_broken(line, max(1, columns - 1)) for line in text.split("\n"))
+
+
+def _broken(line: str, room: int) -> str:
+    from wcwidth import wcswidth  # for terminals alone
+
+    if wcswidth(line) <= room:
+        return line
+    lines, current = [], ""
+    for part in re.split("( +)", line):
+        if part.strip() and current.strip() and wcswidth(current + part) > room:
+            lines.append(current.rstrip(" "))
+            current = part
+        else:
+            current += part
+    return "\n".join([*lines, current.rstrip(" ")])

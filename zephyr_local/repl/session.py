@@ -189,7 +189,8 @@ class Session:
                 lines.append(f"dropped  {dropped} of {len(chat.turns)} turns are not shown to the model")
         number = conversation.stored.id
         saved = f"saved as chat {number}" if self.is_saving and number is not None else "not saved"
-        lines.append(f"chat     {len(chat.turns)} turns, {len(chat.branches())} branches, {saved}")
+        branches = len(chat.branches())
+        lines.append(f"chat     {len(chat.turns)} turns, {branches} branch{'' if branches == 1 else 'es'}, {saved}")
         rate = f", {totals.tokens / totals.seconds:.1f} a second" if totals.seconds > 0 else ""
         lines.append(f"answers  {totals.answers} since the start, {totals.tokens} tokens{rate}")
         if conversation.last_finish is not None:

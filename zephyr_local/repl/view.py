@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sys
 import time
@@ -9,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, TextIO
 
 from zephyr_local.errors import ZephyrError
-from zephyr_local.repl.screen import visible
+from zephyr_local.repl.screen import at_words, visible
 from zephyr_local.repl.theme import Theme
 
 _SLOW_S: Final = 0.5  # what takes less shows no bar
@@ -46,6 +48,11 @@ class View:
         )
 
     def columns(self) -> int:
+        """The terminal's width now: of the terminal itself, since COLUMNS may be what it was when a shell began."""
+        for stream in (self._out, self._err):
+            with contextlib.suppress(OSError, ValueError):
+                if (columns := os.get_terminal_size(stream.fileno()).columns) > 0:
+                    return columns
         return shutil.get_terminal_size().columns
 
     def write(self, text: str) -> None:
@@ -83,8 +90,10 @@ class View:
     def _line(self, text: str, style: str) -> None:
         self.clear_status()
         shown = visible(text)
-        if style and self._err.isatty():
-            shown = f"\x1b[{style}m{shown}\x1b[0m"
+        if self._err.isatty():
+            shown = at_words(shown, self.columns())
+            if style:
+                shown = f"\x1b[{style}m{shown}\x1b[0m"
         self._err.write(shown + "\n")
         self._err.flush()
 
