@@ -22,6 +22,12 @@ BEGUN = re.compile(r"^\d+/\d+ (\+\d+ )?(edit )?>")  # once the model is loaded
 PROMPT = re.compile(r"^(\d+/\d+ |loading \d+% )?(\+\d+ )?(edit )?>$")
 
 
+def _limit_memory(size_bytes: int) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (size_bytes, size_bytes))
+
+
 class Terminal:
     """The process, and what its screen shows."""
 
@@ -33,7 +39,9 @@ class Terminal:
         rows: int = 40,
         environment: Mapping[str, str] = {},
         cwd: Path | None = None,
+        most_memory_bytes: int | None = None,
     ) -> None:
+        """``most_memory_bytes``: of address space, for each of its processes."""
         if pexpect is None:
             skip_or_fail("pexpect or pyte", "pip install pexpect pyte (there is no pexpect.spawn on Windows)")
         self.screen = pyte.HistoryScreen(columns, rows, history=10000)
@@ -47,6 +55,7 @@ class Terminal:
             env=env,
             dimensions=(rows, columns),
             timeout=60,
+            preexec_fn=None if most_memory_bytes is None else lambda: _limit_memory(most_memory_bytes),
         )
         self.process.delaybeforesend = None
 

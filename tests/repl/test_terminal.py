@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,17 @@ def test_an_engine_that_is_killed_ends_neither_the_chat_nor_a_turn(open_chat: Op
     chat.control("c")
     chat.shows("[stopped]")
     chat.prompt()
+    chat.ask("/stats", "4 turns")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
+def test_a_lack_of_memory_ends_neither_the_chat_nor_a_turn(open_chat: OpenChat, counting: str):
+    chat = open_chat("--n-ctx", "65536", most_memory_bytes=1_500_000_000)
+    chat.ask("What is the capital of France?", "Paris")
+    # Its check starts a thread for each of 579 tensors, and its context of 64 layers takes a gigabyte.
+    chat.ask(f"/model {counting}", "The model is still zephyr-tiny")
+    assert "memory" in chat.text
+    chat.ask("and of Japan?", "Tokyo")
     chat.ask("/stats", "4 turns")
 
 
