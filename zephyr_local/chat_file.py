@@ -22,7 +22,7 @@ FORMAT: Final = "zephyr-local chat"
 VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
 
-_GIVE_A_CHAT: Final = "Give what the save of a chat has written"
+_GIVE_A_CHAT: Final = "Give a file that the save of a chat has written"
 _KEYS: Final = ("format", "version", "system", "policy", "reserve_tokens", "turns", "current", "dropped")
 
 

@@ -171,7 +171,7 @@ def test_undo_and_redo_several_times(open_chat: OpenChat):
     for question, line in ((ITALY, used[2]), (JAPAN, used[1]), (FRANCE, used[0])):
         assert told(chat, "/undo") == f'Back to before "{question}"; /redo brings it back.'
         assert chat.last_line == line
-    assert told(chat, "/show") == ""
+    assert told(chat, "/show") == "The chat has no turns yet."
     for question, line in ((FRANCE, used[1]), (JAPAN, used[2])):
         assert told(chat, "/redo") == f'"{question}" and its answer are back.'
         assert chat.last_line == line
@@ -204,6 +204,20 @@ def test_branch_goes_on_in_a_copy(open_chat: OpenChat):
     assert told(chat, "/show").count(" > ") == 2
     assert "3 turns" not in told(chat, "/chats")
     assert f"{FRANCE} (branch)" in chat.text
+
+
+def test_there_is_no_branch_of_a_chat_without_turns(open_chat: OpenChat):
+    chat = open_chat()
+    assert told(chat, "/branch").startswith("error: the chat has no turns to branch from.")
+    chat.ask(FRANCE, "Paris")
+    chat.ask("/undo")
+    assert told(chat, "/branch").startswith("error: the chat has no turns to branch from.")
+
+
+def test_the_same_answer_again_says_why(open_chat: OpenChat):
+    chat = open_chat()
+    chat.ask(FRANCE, "Paris")
+    assert "at temperature 0 it is the same answer" in told(chat, "/regen").replace("\n", " ")
 
 
 def test_branches_lists_and_goes_over(open_chat: OpenChat):
@@ -242,7 +256,7 @@ def test_clear_begins_a_new_chat_and_says_how_to_go_back(open_chat: OpenChat):
     chat.ask(FRANCE, "Paris")
     assert told(chat, "/clear") == "A new chat; the system prompt stays. The one before is chat 1; /load 1 goes back."
     assert told(chat, "/system") == "The system prompt: Be brief."
-    assert told(chat, "/show") == "system: Be brief."
+    assert told(chat, "/show") == "system: Be brief.\nThe chat has no turns yet."
     assert "Paris" in told(chat, "/load 1")
 
 
@@ -349,6 +363,8 @@ def test_a_file_stays_attached_where_the_answer_fails(open_chat: OpenChat, tmp_p
     assert chat.last_line == before
     assert before.endswith("+1 >")
     chat.ask("/clear")
+    assert chat.last_line.endswith("+1 >"), "it still goes with the next message"
+    chat.ask("/file none")
     assert "+1" not in chat.last_line
 
 

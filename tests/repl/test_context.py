@@ -132,7 +132,7 @@ def test_stop_refuses_the_question_and_gives_it_back(open_chat: OpenChat):
     before = chat.last_line
     chat.send("word " * 250 + "END\r")
     chat.wait(lambda text: "error:" in text and text.endswith("END"))
-    assert "/clear begins another chat" in chat.text.replace("\n", " ")
+    assert "/undo, /overflow drop-oldest or /clear" in chat.text.replace("\n", " ")
     chat.control("c")
     chat.prompt()
     assert chat.last_line == before

@@ -113,6 +113,7 @@ def test_a_killed_chat_is_taken_up_where_it_was(open_chat: OpenChat, tmp_path: P
     again = open_chat("--continue", *GREEDY)
     assert "Chat 1, 'Go', 2 turns" in again.text
     assert "w10" in again.text
+    assert "[this answer was not finished; /continue goes on]" in again.text
     again.ask("/system", "Count.")
     again.say("/continue")
     again.shows("w40")
@@ -146,13 +147,19 @@ def test_two_terminals_have_two_chats(open_chat: OpenChat, tmp_path: Path) -> No
     second.ask("What is the capital of Japan?", "Tokyo")
     third = open_chat("--continue", wait=False)
     assert third.ended() == 2
-    assert "there is no chat to go on with" in third.text
+    assert "is open in another terminal" in third.text
     second.ask("/load 1", "chat 1 is open in another terminal")
     second.say("/exit")
     assert second.ended() == 0
     fourth = open_chat("--continue")
     assert "Chat 2" in fourth.text
-    assert [summary.turns for summary in store_of(tmp_path / "home").summaries()] == [2, 2]
+    first.ask("and of Italy?", "Rome")
+    fourth.say("/exit")
+    assert fourth.ended() == 0
+    fifth = open_chat("--continue")
+    assert "Chat 1 is open in another terminal; this is the one before." in fifth.text
+    assert "Chat 2" in fifth.text
+    assert [summary.turns for summary in store_of(tmp_path / "home").summaries()] == [4, 2]
 
 
 def test_the_store_is_for_its_owner_alone(open_chat: OpenChat, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def answer(chat: Terminal) -> tuple[str, bytes]:
     chat.say("Go")
     before = len(chat.raw)
     chat.shows("of it.")  # its line may be broken before
-    raw = chat.raw[before:].partition(b"\x1b[?2004l")[2].rpartition(b"of it.")[0]
+    raw = chat.raw[before:].partition(b"Capitals")[2].rpartition(b"of it.")[0]  # behind the bar of a slow load
     chat.prompt()
     text = chat.text
     return text[text.index("> Go") + 4 : text.rindex("of it.") + 6], raw
@@ -104,7 +104,7 @@ def test_control_sequences_of_a_model_are_shown_and_not_obeyed(open_chat: OpenCh
     assert "# Capitals of the world" in text
     assert "**France**" in text
     assert "^[[31mred^[]0;title^G" in text
-    assert b"\x1b" not in raw.partition(b"Capitals")[2]
+    assert b"\x1b" not in raw
 
 
 def test_a_terminal_that_is_resized_in_the_middle_gets_lines_of_its_new_width(

@@ -102,7 +102,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_came(open_chat: OpenChat, countin
         chat.say("Count")
         chat.shows("w10")
         chat.control("c")
-        chat.shows("[stopped]")
+        chat.shows("[stopped;")
         chat.prompt()
         chat.ask("/stats", f"{turns} turns")
         chat.screen.reset()
@@ -136,7 +136,7 @@ def test_an_engine_that_is_killed_ends_neither_the_chat_nor_a_turn(open_chat: Op
     chat.say("And more")
     chat.shows("w10")
     chat.control("c")
-    chat.shows("[stopped]")
+    chat.shows("[stopped;")
     chat.prompt()
     chat.ask("/stats", "4 turns")
 

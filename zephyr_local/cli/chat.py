@@ -131,7 +131,7 @@ def command(
     request = Request(
         Path(model) if model is not None and "model" in counts else None,
         require_utf8(question, "the question"),
-        require_utf8(system, "the system prompt") if "system" in counts else None,
+        require_utf8(system or None, "the system prompt") if "system" in counts else None,
         template if "template" in counts else None,
         cast("Policy", overflow.replace("-", "_")) if "overflow" in counts else None,
         continues,
@@ -217,6 +217,12 @@ def _open(
             return store, None, model
         try:
             number = request.chat if request.chat is not None else store.newest()
+            if request.continues and (summaries := store.summaries()) and summaries[0].id != number:
+                click.echo(f"Chat {summaries[0].id} is open in another terminal; this is the one before.", err=True)
+            if number is None and (summaries := store.summaries()):
+                raise InvalidInputError(
+                    f"chat {summaries[0].id} is open in another terminal", "Leave it there first, or begin another chat"
+                )
             if number is None:
                 raise InvalidInputError("there is no chat to go on with", "Begin one: zephyr-local chat")
             stored, record = StoredChat.resume(store, number)
@@ -288,7 +294,7 @@ def _converse(conversation: Conversation, view: View, request: Request) -> None:
     if conversation.chat.turns:
         turns = conversation.chat.turns
         view.note(f"Chat {conversation.stored.id}, {conversation.stored.title!r}, {len(turns)} turns. The last:")
-        show_last(view, turns)
+        show_last(view, turns, conversation.last_state())
     try:
         session.run()
     except LoadFailed as failed:

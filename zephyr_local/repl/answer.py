@@ -68,14 +68,15 @@ def give_answer(
         try:
             if is_stopped():
                 raise _Stopped
-            shown.load(lambda: interrupts.came)
-            shown.stream(make)
+            shown.stream(make, lambda: interrupts.came)
         except (_Stopped, KeyboardInterrupt):
             interrupts.came = True
         except ContextExceededError as error:
-            shown.problem = error, "/clear begins another chat; /undo and --overflow drop-oldest make room."
+            remedy = "Shorten it, or make room by /undo, /overflow drop-oldest or /clear"
+            shown.problem = ZephyrError(error.problem, remedy), ""
         except EngineError as error:
-            shown.problem = error, "" if shown.came else "The chat is as it was."
+            told = ZephyrError(error.problem, error.remedy.replace("The next call", "Your next question"))
+            shown.problem = told, "What came is kept; /continue goes on." if shown.came else "The chat is as it was."
         except ZephyrError as error:
             shown.problem = error, ""
         except (OSError, LoadFailed):
@@ -103,32 +104,34 @@ class _Shown:
         self.problem: tuple[ZephyrError, str] | None = None
         self.logprobs: list[tuple[str, float]] = []
 
-    def load(self, is_stopped: Callable[[], bool]) -> None:
-        """Wait for the model."""
-        bar = SlowBar(self._view, f"Loading {self._conversation.model.label}")
+    def stream(self, make: MakeAnswer, is_stopped: Callable[[], bool]) -> None:
+        """Ask, which puts the question into the store; only then is the model awaited, where it is not loaded yet."""
+        conversation, model = self._conversation, self._conversation.model
+        loading, bar = SlowBar(self._view, f"Loading {model.label}"), SlowBar(self._view, "Reading")
 
         def on_wait(share: float) -> None:
             if is_stopped():
                 raise _Stopped
-            bar.update(share, 1)
+            loading.update(share, 1)
 
-        try:
-            self._conversation.wait(on_wait)
-        finally:
-            bar.clear()
-
-    def stream(self, make: MakeAnswer) -> None:
-        bar = SlowBar(self._view, "Reading")
+        model.on_wait = on_wait
         answer = self._view.answer()
         pieces = make(lambda done, total: bar.update(done, total, f"of {total} tokens"))
         try:
             for piece in pieces:
+                if not self.came:
+                    bar.clear()
+                    conversation.wait()  # it is loaded: its notices are told before the answer
                 if piece.text:
                     bar.clear()
                     self.came = True
                     answer.feed(piece.text)
                 self.logprobs += [(token.text, token.logprob) for token in piece.logprobs]
                 self.finish = piece.finish
+        except ZephyrError as error:
+            if error is model.error and not conversation.has_loaded:
+                raise LoadFailed(error) from error
+            raise
         finally:
             pieces.close()  # now, so that what came is in the chat and in the store
             bar.clear()
@@ -140,9 +143,11 @@ def _tell_end(conversation: Conversation, view: View, shown: _Shown, *, stopped:
     if shown.problem is not None:
         view.error(*shown.problem)
     elif stopped:
-        view.note("[stopped]" if shown.came else "[stopped before the answer began]")
+        view.note("[stopped; /continue goes on]" if shown.came else "[stopped before the answer began]")
     elif shown.finish is not None and shown.finish.reason == "length":
-        view.note(f"[the answer was cut at {where_cut(conversation, shown.finish)}; /continue goes on]")
+        where = where_cut(conversation, shown.finish)
+        hint = "; /continue goes on" if where.startswith("max_tokens") else ""
+        view.note(f"[the answer was cut at {where}{hint}]")
     if shown.logprobs:
         view.note(_surest(shown.logprobs))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from zephyr_local.repl import clipboard
 from zephyr_local.repl.code_blocks import code_blocks
 from zephyr_local.repl.late_model import LoadFailed
 from zephyr_local.repl.sampling_values import NAMES, UNSET, parse_value, range_text, value_text
-from zephyr_local.repl.transcript_view import branch_line, chat_lines, one_line, show_last, show_turns
+from zephyr_local.repl.transcript_view import UNFINISHED, branch_line, chat_lines, one_line, show_last, show_turns
 from zephyr_local.repl.view import SlowBar
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ class Command:
 
 
 def _regenerate(session: Session, _: str) -> None:
+    turns = session.conversation.chat.turns
     session.answer(session.conversation.regenerate)
+    if turns and session.conversation.chat.turns == turns and session.conversation.sampling.temperature == 0:
+        session.view.note("[at temperature 0 it is the same answer; /set temperature 0.7 gives others]")
 
 
 def _edit(session: Session, argument: str) -> None:
@@ -79,6 +83,8 @@ def _redo(session: Session, _: str) -> None:
 
 def _branch(session: Session, argument: str) -> None:
     conversation = session.conversation
+    if not conversation.chat.turns:
+        raise InvalidInputError("the chat has no turns to branch from", "Ask something first")
     index = None
     if argument.strip():
         questions = session.questions()
@@ -100,7 +106,7 @@ def _branches(session: Session, argument: str) -> None:
     if argument.strip():
         which = _number(argument, len(branches), "branch")
         session.conversation.go_to(branches[which - 1].place)
-        show_last(session.view, chat.turns)
+        show_last(session.view, chat.turns, session.conversation.last_state())
         return
     for number, branch in enumerate(branches, 1):
         mark = "*" if branch.place == chat.place else " "
@@ -113,6 +119,10 @@ def _show(session: Session, _: str) -> None:
     if chat.system is not None:
         session.view.text(f"system: {chat.system}")
     show_turns(session.view, chat.turns)
+    if session.conversation.last_state() in ("interrupted", "length"):
+        session.view.note(UNFINISHED)
+    elif not chat.turns:
+        session.view.note("The chat has no turns yet.")
 
 
 def _clear(session: Session, _: str) -> None:
@@ -192,7 +202,7 @@ def _load(session: Session, argument: str) -> None:
     session.view.note(
         f"{len(conversation.chat.turns)} turns. The last:" if conversation.chat.turns else "No turns yet."
     )
-    show_last(session.view, conversation.chat.turns)
+    show_last(session.view, conversation.chat.turns, conversation.last_state())
 
 
 def _chats(session: Session, argument: str) -> None:
@@ -239,7 +249,7 @@ def _set(session: Session, argument: str) -> None:
         for each in NAMES:
             mark = "*" if each in conversation.changes else " "
             value = value_text(getattr(conversation.sampling, each))
-            session.view.text(f"{mark}{each:{width}}  {value:12} {range_text(each)}")
+            session.view.text(f"{mark}{each:{width}}  {value:12} {range_text(each)}", indent=width + 3)
         session.view.note(f"* set in this chat; /set NAME {UNSET} takes it back.")
         return
     if name not in NAMES:
@@ -307,7 +317,7 @@ def _editor(session: Session, argument: str) -> None:
 def _help(session: Session, _: str) -> None:
     width = max(len(command.usage) for command in COMMANDS)
     for command in COMMANDS:
-        session.view.text(f"{command.usage:{width}}  {command.help}")
+        session.view.text(f"{command.usage:{width}}  {command.help}", indent=width + 2)
     session.view.text(KEYS)
 
 
@@ -379,6 +389,8 @@ def _path(argument: str) -> Path:
     text = argument.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1]
+    elif "\\ " in text and not os.path.exists(text):  # noqa: PTH110 — as terminals write a name that is dropped in
+        text = text.replace("\\ ", " ")
     try:
         return Path(text).expanduser()
     except RuntimeError:  # a home folder that is not known

@@ -19,8 +19,8 @@ from zephyr_local.repl.kept_journal import KeptJournal
 from zephyr_local.repl.late_model import LateModel, LoadFailed
 from zephyr_local.repl.screen import visible
 from zephyr_local.settings import Sampling
-from zephyr_local.transcripts.store import ChatStore
-from zephyr_local.transcripts.stored_chat import ChatOrigin, StoredChat
+from zephyr_local.transcripts.store import ChatStore, TurnState
+from zephyr_local.transcripts.stored_chat import ChatOrigin, StoredChat, title_of
 
 if TYPE_CHECKING:
     from zephyr_local.api import Zephyr
@@ -73,7 +73,9 @@ class Conversation:
     def new(self) -> None:
         """Begin another chat with the same system prompt and settings; the one before stays in the store."""
         record = dataclasses.replace(self.chat.record, tree=ChatTree())
+        attachments = self.attachments
         self._exchange(StoredChat.new(self.store, record, self._origin()), record)
+        self.attachments = attachments
 
     def resume(self, chat: int) -> None:
         """Go over to a chat of the store; the model stays. Raises InvalidInputError."""
@@ -95,6 +97,13 @@ class Conversation:
         title = f"{self.stored.title} (branch)" if self.stored.title else ""
         turns = self.store.turns(self.stored.id) if self.stored.id is not None else []
         self._exchange(StoredChat.new(self.store, record, self._origin(), title, turns), record)
+
+    def last_state(self) -> TurnState | None:
+        """How the last answer of the current branch ended, as far as the store knows."""
+        if self.stored.id is None or self.journal.is_behind:
+            return None
+        turns = self.store.turns(self.stored.id)
+        return turns[-1].state if turns else None
 
     def close(self) -> None:
         self.journal.close()
@@ -119,7 +128,7 @@ class Conversation:
 
     # --- the model ---
 
-    def wait(self, on_wait: Callable[[float], object] = lambda share: None) -> Zephyr:
+    def wait(self, on_wait: Callable[[float], object] | None = None) -> Zephyr:
         """The loaded model, its notices told. Raises what its load did, and LoadFailed where none was loaded before."""
         try:
             zephyr = self.model.wait(on_wait)
@@ -147,6 +156,9 @@ class Conversation:
     def ask(self, text: str, on_prefill: Callable[[int, int], object] | None = None) -> Generator[Piece, None, None]:
         """The answer to a message, before which the attached files stand."""
         question = "\n\n".join([*(attachment.text for attachment in self.attachments), text])
+        if self.attachments and self.stored.id is None and not self.stored.title:
+            names = ", ".join(attachment.name for attachment in self.attachments)
+            self.stored.title = title_of(f"{text} [{names}]")  # and not how the first file begins
         return self._answer(self.chat.stream(question, on_prefill=on_prefill))
 
     def regenerate(self, on_prefill: Callable[[int, int], object] | None = None) -> Generator[Piece, None, None]:
@@ -261,7 +273,8 @@ class Conversation:
         with self._counting:
             zephyr, sent = self.model.loaded, self.chat.sent
             if zephyr is not None and zephyr.engine_process_id is None:
-                return  # it crashed: to count is no reason to load the model again
+                self.used = None  # it crashed: to count is no reason to load the model again
+                return
             try:
                 self.used = None if zephyr is None else zephyr.count_tokens(sent) if sent else 0
             except ContextExceededError:

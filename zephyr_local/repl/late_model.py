@@ -47,6 +47,8 @@ class LateModel:
         self.default_sampling = BUNDLED_MODEL_SAMPLING if path is None else Sampling()
         self.progress: float = 0.0
         """The share of the load that is done."""
+        self.on_wait: Callable[[float], object] = lambda share: None
+        """Takes the share that is done, where the model is awaited inside a call; may raise to end that."""
         self.error: Exception | None = None
         """Why it could not be loaded."""
         self._zephyr: Zephyr | None = None
@@ -78,11 +80,11 @@ class LateModel:
         """Whether the load is over, well or not."""
         return self._done.is_set()
 
-    def wait(self, on_wait: Callable[[float], object] = lambda share: None) -> Zephyr:
+    def wait(self, on_wait: Callable[[float], object] | None = None) -> Zephyr:
         """The loaded model; ``on_wait`` takes the share that is done while it is awaited. Raises what the load did."""
         self.start()
         while not self._done.wait(_WAIT_S):
-            on_wait(self.progress)
+            (on_wait or self.on_wait)(self.progress)
         if self.error is not None:
             raise self.error
         if self._zephyr is None or self._closing:

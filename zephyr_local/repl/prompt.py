@@ -58,6 +58,7 @@ class Prompt:
             style=Style.from_dict({"full": "ansiyellow bold", "count": "", "over": "ansired bold"}),
             color_depth=None if theme.warning else ColorDepth.DEPTH_1_BIT,
             search_ignore_case=True,
+            enable_suspend=True,  # Ctrl+Z
         )
         self._prompts.default_buffer.on_text_insert += _mend
 

@@ -29,15 +29,18 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(_shown, text)
 
 
-def at_words(text: str, columns: int) -> str:
+def at_words(text: str, columns: int, indent: int = 0) -> str:
     """``text`` (see :func:`visible`) with lines that are too long for a terminal broken at blanks, where there are any.
 
-    Blanks stay as they are, but for those at a break. The last column stays free.
+    Blanks stay as they are, but for those at a break. The last column stays free. Lines that go on begin at the column
+    ``indent``, where that leaves half of the line.
     """
-    return "\n".join(_broken(line, max(1, columns - 1)) for line in text.split("\n"))
+    room = max(1, columns - 1)
+    blanks = " " * (indent if 2 * indent <= room else 0)
+    return "\n".join(_broken(line, room, blanks) for line in text.split("\n"))
 
 
-def _broken(line: str, room: int) -> str:
+def _broken(line: str, room: int, blanks: str) -> str:
     from wcwidth import wcswidth  # for terminals alone
 
     if wcswidth(line) <= room:
@@ -46,7 +49,7 @@ def _broken(line: str, room: int) -> str:
     for part in re.split("( +)", line):
         if part.strip() and current.strip() and wcswidth(current + part) > room:
             lines.append(current.rstrip(" "))
-            current = part
+            current = blanks + part
         else:
             current += part
     return "\n".join([*lines, current.rstrip(" ")])

@@ -25,6 +25,7 @@ def quiet_input() -> Iterator[None]:
     before: list[Any] = termios.tcgetattr(descriptor)
     quiet = list(before)
     quiet[0] &= ~termios.ICRNL
+    quiet[3] |= termios.NOFLSH  # Ctrl+C ends an answer, and throws nothing away that was typed for later
     quiet[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN)  # ISIG stays: Ctrl+C ends an answer
     quiet[6] = [*before[6]]
     quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0

@@ -57,12 +57,17 @@ def show_turns(view: View, turns: Iterable[Message]) -> None:
             _show_answer(view, turn)
 
 
-def show_last(view: View, turns: Sequence[Message]) -> None:
-    """The last question, if it is long its beginning, and its answer."""
+UNFINISHED = "[this answer was not finished; /continue goes on]"
+
+
+def show_last(view: View, turns: Sequence[Message], state: str | None = None) -> None:
+    """The last question, if it is long its beginning, and its answer, which is in this state."""
     if turns:
         question, answer = turns[-2:]
         view.text(f"> {one_line(question.content, max(20, 2 * view.columns() - 4))}")
         _show_answer(view, answer)
+        if state in ("interrupted", "length"):
+            view.note(UNFINISHED)
 
 
 def _show_answer(view: View, turn: Message) -> None:

@@ -70,9 +70,9 @@ class View:
         """What went wrong, what to do, and what has become of the chat."""
         self._line(f"error: {error}{' ' if hint else ''}{hint}", self.theme.error)
 
-    def text(self, text: str) -> None:
-        """Lines that were asked for, such as a list."""
-        self._line(text, "")
+    def text(self, text: str, *, indent: int = 0) -> None:
+        """Lines that were asked for, such as a list; what does not fit a line goes on at the column ``indent``."""
+        self._line(text, "", indent)
 
     def status(self, text: str) -> None:
         """A line on stderr that the next output replaces; on a terminal alone."""
@@ -87,15 +87,24 @@ class View:
             self._err.flush()
             self._status_shown = False
 
-    def _line(self, text: str, style: str) -> None:
+    def _line(self, text: str, style: str, indent: int = 0) -> None:
         self.clear_status()
-        shown = visible(text)
+        shown = _encodable(visible(text), getattr(self._err, "encoding", None) or "utf-8")
         if self._err.isatty():
-            shown = at_words(shown, self.columns())
+            shown = at_words(shown, self.columns(), indent)
             if style:
                 shown = f"\x1b[{style}m{shown}\x1b[0m"
         self._err.write(shown + "\n")
         self._err.flush()
+
+
+def _encodable(text: str, encoding: str) -> str:
+    """``text`` as a terminal of another encoding than UTF-8 can show it."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.replace("…", "...").replace("→", "->").encode(encoding, "replace").decode(encoding)
+    return text
 
 
 class SlowBar:
