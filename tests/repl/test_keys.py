@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.cli.command import ROOT, isolated
 from tests.repl.terminal_driver import Terminal
 from zephyr_local.repl.session import line_of, message_of
 from zephyr_local.transcripts.store import ChatStore
@@ -248,3 +251,29 @@ def test_bytes_that_are_no_utf8_become_a_mark_and_end_nothing(open_chat: OpenCha
     chat.send(b"\x18\x05")
     chat.shows("pasted")
     assert "Unhandled" not in chat.text
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="job control is tried from bash, which is not here")
+def test_ctrl_z_suspends_and_fg_comes_back_to_what_was_typed(home: Path):
+    pexpect = pytest.importorskip("pexpect")
+    environment = isolated(home) | {"PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm-256color", "PS1": "SHELL$ "}
+    shell = pexpect.spawn(
+        "bash", ["--norc", "-i"], env=environment, encoding="utf-8", dimensions=(30, 100), timeout=60, cwd=str(ROOT)
+    )
+    try:
+        shell.expect(r"SHELL\$")
+        shell.sendline(f"'{sys.executable}' -m zephyr_local chat --no-save")
+        shell.expect("0/1024")
+        shell.send("half a question")
+        shell.expect("question")
+        shell.sendcontrol("z")
+        shell.expect("Stopped")
+        shell.expect(r"SHELL\$")
+        shell.sendline("fg")
+        shell.expect("half a question")
+        shell.send(" now\r")
+        shell.expect(r"\d\d/1024")
+        shell.sendcontrol("d")
+        shell.expect(r"SHELL\$")
+    finally:
+        shell.close(force=True)
