@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from zephyr_local.chat_file import read_chat, write_chat
 from zephyr_local.chat_fit import Policy
 from zephyr_local.errors import InvalidInputError, ZephyrError
-from zephyr_local.repl import clipboard
-from zephyr_local.repl.code_blocks import code_blocks
+from zephyr_local.repl.exchange import (
+    MOST_DIGITS,
+    attach_file,
+    copy_answer,
+    list_chats,
+    load_chat,
+    name_chat,
+    path_of,
+    save_chat,
+)
 from zephyr_local.repl.late_model import LoadFailed
 from zephyr_local.repl.sampling_values import NAMES, UNSET, parse_value, range_text, value_text
-from zephyr_local.repl.transcript_view import UNFINISHED, branch_line, chat_lines, one_line, show_last, show_turns
+from zephyr_local.repl.transcript_view import UNFINISHED, branch_line, one_line, show_last, show_turns
 from zephyr_local.repl.view import SlowBar
 
 if TYPE_CHECKING:
@@ -132,102 +137,6 @@ def _clear(session: Session, _: str) -> None:
     session.view.note(f"A new chat; the system prompt stays.{kept}")
 
 
-# --- in and out ---
-
-
-def _copy(session: Session, argument: str) -> None:
-    turns = session.conversation.chat.turns
-    if not turns:
-        raise InvalidInputError("there is no answer to copy", "Ask something first")
-    text = turns[-1].content
-    if argument.strip() == "code":
-        blocks = code_blocks(text)
-        if not blocks:
-            raise InvalidInputError("the answer has no code block", "/copy copies all of it")
-        text = blocks[-1]
-    elif argument.strip():
-        raise InvalidInputError(f"/copy {argument} is not known", "Use /copy, or /copy code for the last code block")
-    tool = clipboard.copy_with_tool(text)
-    if tool is not None:
-        session.view.note(f"Copied {len(text)} characters with {tool}.")
-        return
-    sequence = clipboard.terminal_sequence(text)
-    if sequence is None:
-        raise InvalidInputError("the answer is too long for the terminal's clipboard", "Install xclip or wl-copy")
-    session.view.write(sequence)
-    session.view.note(f"Handed {len(text)} characters to the terminal, which may or may not put them on the clipboard.")
-
-
-def _file(session: Session, argument: str) -> None:
-    conversation = session.conversation
-    if not argument.strip():
-        names = ", ".join(attachment.name for attachment in conversation.attachments)
-        session.view.note(f"With the next message: {names}." if names else "No file goes with the next message.")
-        return
-    if argument.strip() == "none":
-        conversation.attachments = []
-        session.view.note("No file goes with the next message.")
-        return
-    path = _path(argument)
-    tokens = conversation.attach(path)
-    session.view.note(f"{path.name}, {tokens} tokens, goes with your next message.")
-
-
-def _save(session: Session, argument: str) -> None:
-    conversation = session.conversation
-    if argument.strip():
-        path = _path(argument)
-        if path.exists() and not _is_chat(path):
-            raise InvalidInputError(f"{path} exists and is no chat", "Give another name")
-        write_chat(path, conversation.chat.to_json())
-        session.view.note(f"Wrote {path}; /load {path} reads it.")
-    elif not session.is_saving:
-        session.view.note("Nothing is saved (--no-save); /save FILE writes this chat to a file.")
-    elif conversation.stored.id is None:
-        session.view.note("The chat is saved by itself from its first question on.")
-    else:
-        session.view.note(f"This is chat {conversation.stored.id}, and saved by itself; /save FILE writes a copy.")
-
-
-def _load(session: Session, argument: str) -> None:
-    conversation = session.conversation
-    argument = argument.strip()
-    if not argument:
-        raise InvalidInputError("/load needs a chat's number or a file", "/chats lists the numbers")
-    if argument.isdecimal() and len(argument) <= _MOST_DIGITS and not Path(argument).exists():
-        conversation.resume(int(argument))
-        session.take_up()
-    else:
-        conversation.take(read_chat(_path(argument)))
-    session.view.note(
-        f"{len(conversation.chat.turns)} turns. The last:" if conversation.chat.turns else "No turns yet."
-    )
-    show_last(session.view, conversation.chat.turns, conversation.last_state())
-
-
-def _chats(session: Session, argument: str) -> None:
-    store = session.conversation.store
-    summaries = store.summaries()
-    if argument.strip():
-        found = {hit.chat for hit in store.search(argument.strip())}
-        summaries = [summary for summary in summaries if summary.id in found]
-    shown = summaries[:20]
-    for line in chat_lines(shown, current=session.conversation.stored.id, columns=session.view.columns()):
-        session.view.text(line)
-    rest = len(summaries) - len(shown)
-    if rest:
-        session.view.note(f"and {rest} older ones: zephyr-local chats list")
-    if not summaries:
-        session.view.note("There are no chats." if not argument.strip() else "No chat has that in it.")
-
-
-def _title(session: Session, argument: str) -> None:
-    stored = session.conversation.stored
-    if argument.strip():
-        stored.title = argument.strip()
-    session.view.note(f"The chat is called {stored.title!r}." if stored.title else "The chat has no title yet.")
-
-
 # --- how it answers ---
 
 
@@ -283,7 +192,7 @@ def _model(session: Session, argument: str) -> None:
         session.view.note(f"The model is {conversation.model.label} ({conversation.model.path or 'bundled'}).")
         return
     before = conversation.model
-    path = None if argument.strip() == "zephyr-tiny" else _path(argument)
+    path = None if argument.strip() == "zephyr-tiny" else path_of(argument)
     if path is not None and not path.is_file():
         raise InvalidInputError(f"there is no file {path}", f"The model is still {conversation.model.label}")
     bar = SlowBar(session.view, f"Loading {argument.strip()}")
@@ -340,17 +249,17 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("/branch [N]", "go on in a copy of this chat, up to the answer to question N", _branch, "question"),
     Command("/branches [N]", "what else was said in this chat; go over to it", _branches, "branch"),
     Command("/show", "the chat so far, its questions numbered", _show),
-    Command("/copy [code]", "the last answer, or its last code block, to the clipboard", _copy),
-    Command("/file PATH", "a text file that goes with the next message; none takes it back", _file, "path"),
+    Command("/copy [code]", "the last answer, or its last code block, to the clipboard", copy_answer),
+    Command("/file PATH", "a text file that goes with the next message; none takes it back", attach_file, "path"),
     Command("/system [TEXT]", 'the system prompt; "" removes it', _system),
     Command("/set [NAME [VALUE]]", "how answers are sampled", _set, "setting"),
     Command("/overflow [WHAT]", "stop, drop-oldest or summarise when the context is full", _overflow, "policy"),
     Command("/model [PATH]", "go on with another model", _model, "path"),
     Command("/stats", "the model, the context, and what answers cost", _stats),
-    Command("/title [TEXT]", "what the chat is called", _title),
-    Command("/chats [TEXT]", "the saved chats, or those with TEXT in them", _chats),
-    Command("/save [PATH]", "a copy of the chat as a file", _save, "path"),
-    Command("/load N|PATH", "go over to a saved chat, or to one of a file", _load, "chat"),
+    Command("/title [TEXT]", "what the chat is called", name_chat),
+    Command("/chats [TEXT]", "the saved chats, or those with TEXT in them", list_chats),
+    Command("/save [PATH]", "a copy of the chat as a file", save_chat, "path"),
+    Command("/load N|PATH", "go over to a saved chat, or to one of a file", load_chat, "chat"),
     Command("/clear", "begin a new chat; the one before stays saved", _clear),
     Command("/editor [TEXT]", "write the message in $EDITOR", _editor),
     Command("/help", "this list", _help),
@@ -373,33 +282,10 @@ def obey(session: Session, line: str) -> None:
     command.run(session, rest[0] if rest else "")
 
 
-_MOST_DIGITS: Final = 18  # SQLite has no larger numbers, and Python reads none of thousands of digits
-
-
 def _number(text: str, most: int, what: str) -> int:
     text = text.strip()
-    if not text.isdecimal() or len(text) > _MOST_DIGITS or not 1 <= int(text) <= most:
+    if not text.isdecimal() or len(text) > MOST_DIGITS or not 1 <= int(text) <= most:
         raise InvalidInputError(
             f"there is no {what} {text!r}", f"Give a number from 1 to {most}" if most else "Ask first"
         )
     return int(text)
-
-
-def _path(argument: str) -> Path:
-    text = argument.strip()
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        text = text[1:-1]
-    elif "\\ " in text and not os.path.exists(text):  # noqa: PTH110 — as terminals write a name that is dropped in
-        text = text.replace("\\ ", " ")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # a home folder that is not known
-        return Path(text)
-
-
-def _is_chat(path: Path) -> bool:
-    try:
-        read_chat(path)
-    except ZephyrError:
-        return False
-    return True
