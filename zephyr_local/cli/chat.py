@@ -217,12 +217,13 @@ def _open(
             return store, None, model
         try:
             number = request.chat if request.chat is not None else store.newest()
-            if request.continues and (summaries := store.summaries()) and summaries[0].id != number:
-                click.echo(f"Chat {summaries[0].id} is open in another terminal; this is the one before.", err=True)
-            if number is None and (summaries := store.summaries()):
+            last = store.newest(even_open=True)
+            if number is None and last is not None:
                 raise InvalidInputError(
-                    f"chat {summaries[0].id} is open in another terminal", "Leave it there first, or begin another chat"
+                    f"chat {last} is open in another terminal", "Leave it there first, or begin another chat"
                 )
+            if request.continues and number != last:
+                click.echo(f"Chat {last} is open in another terminal; this is the one before.", err=True)
             if number is None:
                 raise InvalidInputError("there is no chat to go on with", "Begin one: zephyr-local chat")
             stored, record = StoredChat.resume(store, number)

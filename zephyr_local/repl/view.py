@@ -63,9 +63,6 @@ class View:
         """A line of ours about what happened."""
         self._line(text, self.theme.note)
 
-    def warn(self, text: str) -> None:
-        self._line(text, self.theme.warning)
-
     def error(self, error: ZephyrError, hint: str = "") -> None:
         """What went wrong, what to do, and what has become of the chat."""
         self._line(f"error: {error}{' ' if hint else ''}{hint}", self.theme.error)
@@ -92,8 +89,7 @@ class View:
         shown = _encodable(visible(text), getattr(self._err, "encoding", None) or "utf-8")
         if self._err.isatty():
             shown = at_words(shown, self.columns(), indent)
-            if style:
-                shown = f"\x1b[{style}m{shown}\x1b[0m"
+            shown = self.theme.paint(shown, style)
         self._err.write(shown + "\n")
         self._err.flush()
 

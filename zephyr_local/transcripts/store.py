@@ -190,10 +190,10 @@ class ChatStore:
         )
         return [Found(chat, title, role, _snippet(content, wanted)) for chat, title, role, content, _, _ in rows]
 
-    def newest(self) -> int | None:
-        """The chat that was changed last, of those that nobody has open."""
+    def newest(self, *, even_open: bool = False) -> int | None:
+        """The chat that was changed last, of those that nobody has open, or of all."""
         for (chat,) in self.rows("SELECT id FROM chats ORDER BY changed_s DESC, id DESC"):
-            if not self.is_open(chat):
+            if even_open or not self.is_open(chat):
                 return int(chat)
         return None
 
