@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from zephyr_local.errors import InvalidInputError, OutputError
+from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.data.records import write_whole
+from zephyr_local.train.folder_lock import folder_lock
 from zephyr_local.train.recipe import STAGES, Recipe, Stage
-
-LOCK_WAIT_S: Final = 3.0
-"""A stage that was killed with its command may take a moment to be gone."""
 
 _SHOWN_DIFFERENCES: Final = 8
 _ABSENT: Final = "nothing"
@@ -95,16 +91,8 @@ class RunFolder:
 
         Raises OutputError where another run works in it.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {error.strerror}", "Choose another --out") from None
-        try:
-            _lock(descriptor, self.folder)
+        with folder_lock(self.folder) as descriptor:
             yield descriptor
-        finally:
-            os.close(descriptor)
 
     def begin(self, recipe: Recipe, facts: Mapping[str, Any]) -> Recipe:
         """Write down what the run is started with, or compare it with what it was started with before.
@@ -163,30 +151,3 @@ def stage_base(run: RunFolder, recipe: Recipe, stage: Stage) -> Path:
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:
     return repr(settings[key]) if key in settings else _ABSENT
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: what can be had without more packages
-        import msvcrt
-
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            raise _busy(folder) from None
-        return
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise _busy(folder) from None
-            time.sleep(0.05)
-        else:
-            return
-
-
-def _busy(folder: Path) -> OutputError:
-    return OutputError(f"another run works in {folder}", "Wait for it, or end it, and start again")

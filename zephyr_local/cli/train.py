@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zephyr_local.cli.train_ablation import ablation_command
+
 if TYPE_CHECKING:
     from zephyr_local.train.recipe import Stage
 
@@ -116,3 +118,6 @@ def recipes_command(name: str | None, copy: Path | None, as_json: bool) -> None:
         raise InvalidInputError(f"{copy} exists", "Name a folder that is not there yet")
     shutil.copytree(RECIPES_FOLDER / name, copy)
     click.echo(f"copied to {copy}; run it with: zephyr-local train run {copy}")
+
+
+command.add_command(ablation_command)

@@ -1,0 +1,1 @@
+"""Models asked many questions: endpoints, local files, ready answers; each answer kept as it comes, none paid twice."""

@@ -1,0 +1,233 @@
+"""Many questions to one model: side by side, retried, kept, read, and asked again where nobody can read the answer."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+from zephyr_local.errors import InvalidInputError, ZephyrError
+from zephyr_local.train.asking.endpoint import Endpoint
+from zephyr_local.train.asking.ledger import Ledger
+from zephyr_local.train.asking.local import LocalModel
+from zephyr_local.train.asking.models import ModelSpec
+from zephyr_local.train.asking.pace import Pace
+from zephyr_local.train.asking.request import Answer, RefusedError, Request, TransientError, UnreadableError
+from zephyr_local.train.asking.tally import Tally
+from zephyr_local.train.asking.workers import Workers
+
+T = TypeVar("T")
+
+LONGEST_WAIT_S: Final = 60.0
+MOST_RETRY_AFTER_S: Final = 900.0
+"""An endpoint that wants to be left alone for longer ends the run; it goes on when the command is given again."""
+READABLE_ATTEMPTS: Final = 3
+MOST_UNANSWERED_IN_A_ROW: Final = 3
+"""After so many questions, each tried as often as the model's `attempts` say, it is down."""
+
+
+class UnansweredError(ZephyrError):
+    """Questions were left without an answer for reasons that may pass."""
+
+
+class Model(Protocol):
+    """What can be asked: an endpoint, or a local model."""
+
+    spec: ModelSpec
+    identity: str
+
+    def ask(self, request: Request) -> Answer:
+        """One try."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a question has no answer, now and whenever it is asked."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Generic[T]):
+    """A question's outcome."""
+
+    index: int
+    """Which of the questions, from 0."""
+    value: T | Refused
+    """The answer as it was read."""
+
+
+def open_model(spec: ModelSpec) -> Model:
+    """The model of a specification that can be asked. Raises InvalidInputError and ModelNotFoundError."""
+    return Endpoint(spec) if spec.kind == "endpoint" else LocalModel(spec)
+
+
+class StoppedError(Exception):
+    """The run ends; this question was not asked."""
+
+
+class Asker:
+    """Asks one model, once, and keeps every answer in the ledger."""
+
+    def __init__(self, model: Model, ledger: Ledger, tell: Callable[[Tally], object] = lambda _tally: None) -> None:
+        """`tell` is called on the caller's thread after each outcome."""
+        self.model, self._ledger, self._tell = model, ledger, tell
+        self._pace = Pace(model.spec.requests_per_minute, model.spec.tokens_per_minute)
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Have `ask` end early, from any thread: it waits for what is under way and raises StoppedError."""
+        self._stop.set()
+
+    def ask(self, requests: Iterable[Request], read: Callable[[str], T], tally: Tally) -> Iterator[Asked[T]]:
+        """The outcomes of questions, in the order in which they come.
+
+        `read` makes of an answer's text what is wanted, or raises UnreadableError: then the question is asked again, up
+        to three times in all. Raises UnansweredError at the end where questions are left that another run may bring
+        answers to, and at once BudgetReachedError and what makes every question fail (a wrong key, say). Closing the
+        iterator, and Ctrl+C, wait for the requests under way, whose answers are paid for; a second Ctrl+C does not.
+        """
+        spec = self.model.spec
+        workers: Workers[Request, T | Refused] = Workers(
+            lambda request, stop: self._outcome(request, read, tally, stop), spec.concurrency, self._stop
+        )
+        unanswered, in_a_row, last_problem = 0, 0, ""
+        fatal: ZephyrError | None = None
+        stopped = False
+        try:
+            for index, result in workers.results(requests):
+                if isinstance(result, TransientError):
+                    unanswered, in_a_row, last_problem = unanswered + 1, in_a_row + 1, result.reason
+                    if in_a_row >= max(MOST_UNANSWERED_IN_A_ROW, spec.concurrency):
+                        workers.stop.set()
+                elif isinstance(result, ZephyrError):
+                    fatal = fatal or result
+                    workers.stop.set()
+                elif isinstance(result, StoppedError):
+                    continue
+                elif isinstance(result, BaseException):
+                    raise result
+                else:
+                    in_a_row = 0
+                    tally.add(done=1)
+                    self._tell(tally)
+                    yield Asked(index, result)
+            stopped = self._stop.is_set()
+        finally:
+            workers.end()
+        if fatal is not None:
+            raise fatal
+        if stopped:
+            raise StoppedError
+        if unanswered:
+            raise UnansweredError(
+                f"{spec.name} left {unanswered:,} questions without an answer ({last_problem}, {spec.attempts} times)",
+                "The answers that came are kept: the same command asks what is left",
+            )
+
+    def close(self) -> None:
+        """Free the model."""
+        self.model.close()
+
+    # --- on the threads ---
+
+    def _outcome(self, request: Request, read: Callable[[str], T], tally: Tally, stop: threading.Event) -> T | Refused:
+        """Ask until there is a readable answer, or none to be had."""
+        reason = ""
+        for _ in range(READABLE_ATTEMPTS):
+            try:
+                answer = self._answer(request, tally, stop)
+            except RefusedError as error:
+                tally.count("refused", str(error))
+                return Refused(str(error))
+            try:
+                return read(answer.text)
+            except UnreadableError as error:
+                reason = str(error)
+                tally.count("unreadable", reason)
+                request = request.again()
+        reason = f"no readable answer in {READABLE_ATTEMPTS} attempts: {reason}"
+        tally.count("refused", reason)
+        return Refused(reason)
+
+    def _answer(self, request: Request, tally: Tally, stop: threading.Event) -> Answer:
+        """The kept answer, or the model's; a kept refusal is raised anew."""
+        key = request.key(self.model.identity)
+        refusal = self._ledger.refusal(key)
+        kept = self._ledger.answer(key) if refusal is None else None
+        if refusal is not None or kept is not None:
+            tally.add(kept=1)
+        if refusal is not None:
+            raise RefusedError(refusal)
+        return kept if kept is not None else self._retrying(request, key, tally, stop)
+
+    def _retrying(self, request: Request, key: str, tally: Tally, stop: threading.Event) -> Answer:
+        try:
+            from tenacity import (
+                RetryCallState,
+                Retrying,
+                retry_if_exception_type,
+                sleep_using_event,
+                stop_after_attempt,
+            )
+        except ImportError:
+            raise InvalidInputError(
+                "asking models needs tenacity, which is not installed", 'pip install "zephyr-local[judge]"'
+            ) from None
+
+        def pause_s(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome is not None else None
+            assert isinstance(error, TransientError)
+            tally.count("retried", error.reason)
+            if error.retry_after_s is not None:
+                return error.retry_after_s
+            doubled = self.model.spec.retry_wait_s * 2.0 ** (state.attempt_number - 1)
+            return min(LONGEST_WAIT_S, doubled) * random.uniform(0.5, 1.0)
+
+        return Retrying(
+            retry=retry_if_exception_type(TransientError),
+            stop=stop_after_attempt(self.model.spec.attempts),
+            wait=pause_s,
+            sleep=sleep_using_event(stop),
+            reraise=True,
+        )(self._one_try, request, key, tally, stop)
+
+    def _one_try(self, request: Request, key: str, tally: Tally, stop: threading.Event) -> Answer:
+        spec = self.model.spec
+        if not self._pace.wait(request.most_prompt_tokens + request.max_tokens, stop):
+            raise StoppedError
+        number = self._ledger.begin(request, key, spec.name, spec.price)
+        may_be_billed = True
+        try:
+            answer = self.model.ask(request)
+            self._ledger.keep(number, key, spec.name, answer, spec.price)
+        except RefusedError as error:
+            self._ledger.refuse(number, key, spec.name, str(error))
+            raise
+        except BaseException as error:
+            may_be_billed = isinstance(error, TransientError) and error.may_be_billed
+            self._ledger.give_up(number, may_be_billed=may_be_billed)
+            if isinstance(error, TransientError) and error.retry_after_s is not None:
+                self._leave_alone(error.retry_after_s)
+            raise
+        tally.add(
+            asked=1,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            cost=spec.price.of(answer.prompt_tokens, answer.completion_tokens),
+        )
+        tally.estimated |= answer.estimated
+        return answer
+
+    def _leave_alone(self, seconds: float) -> None:
+        if seconds > MOST_RETRY_AFTER_S:
+            raise UnansweredError(
+                f"{self.model.spec.name} asks to be left alone for {seconds:,.0f} s; we wait {MOST_RETRY_AFTER_S:,.0f}",
+                "Give the same command then: the answers that came are kept",
+            )
+        self._pace.leave_alone(seconds)

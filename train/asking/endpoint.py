@@ -1,0 +1,242 @@
+"""An OpenAI-compatible endpoint, one try at a time: ``POST {url}/chat/completions``.
+
+What is wrong with a try is told apart by what to do about it: try again (TransientError), leave this question
+(RefusedError), or stop altogether (a ZephyrError), for a wrong key does not get better.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.asking.models import ModelSpec
+from zephyr_local.train.asking.request import Answer, RefusedError, Request, TransientError
+
+MOST_ANSWER_BYTES: Final = 16 << 20
+CONNECT_TIMEOUT_S: Final = 20.0
+_CHUNK_BYTES: Final = 4096
+_MOST_QUOTED: Final = 300
+_RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+_FATAL: Final = frozenset({401, 402, 403, 404, 405})
+
+
+class Endpoint:
+    """Asks one model of one endpoint; any thread may use it."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Raises InvalidInputError where the package that it needs is missing."""
+        try:
+            import requests
+        except ImportError:
+            raise InvalidInputError(
+                "asking an endpoint needs requests, which is not installed", 'pip install "zephyr-local[judge]"'
+            ) from None
+        self.spec = spec
+        self.identity = f"{spec.url.rstrip('/')}#{spec.model}"
+        self._requests = requests
+        self._of_thread = threading.local()
+
+    def ask(self, request: Request) -> Answer:
+        """One try. Raises TransientError, RefusedError and ZephyrError kinds."""
+        deadline = time.monotonic() + self.spec.timeout_s
+        exceptions = self._requests.exceptions
+        try:
+            with self._session().post(
+                f"{self.spec.url.rstrip('/')}/chat/completions",
+                data=json.dumps(self._body(request)).encode(),
+                headers=self._headers(request),
+                timeout=(min(CONNECT_TIMEOUT_S, self.spec.timeout_s), self.spec.timeout_s),
+                stream=True,
+                allow_redirects=False,
+            ) as response:
+                if response.status_code != 200:
+                    raise self._problem(response, deadline)
+                body = b"".join(_pieces(response, deadline))
+                content_type = response.headers.get("Content-Type", "")
+        except exceptions.ConnectTimeout:
+            raise TransientError("no connection in time") from None
+        except (exceptions.Timeout, TimeoutError):
+            raise TransientError("no whole answer in time", may_be_billed=True) from None
+        except (exceptions.ChunkedEncodingError, exceptions.ContentDecodingError):
+            raise TransientError("an answer that was cut off", may_be_billed=True) from None
+        except exceptions.ConnectionError as error:
+            raise _connection_problem(error) from None
+        except (exceptions.InvalidURL, exceptions.MissingSchema, exceptions.InvalidHeader) as error:
+            raise InvalidInputError(f"{self.spec.url} cannot be asked: {error}", "Check the url and the key") from None
+        if content_type.startswith("text/event-stream") or (self.spec.stream and body.lstrip().startswith(b"data:")):
+            return _answer(_joined_stream(body), request)
+        return _answer(_json(body), request)
+
+    def close(self) -> None:
+        """Sessions end with their threads."""
+
+    def _session(self) -> Any:  # noqa: ANN401 — requests is imported late
+        session = getattr(self._of_thread, "session", None)
+        if session is None:
+            session = self._of_thread.session = self._requests.Session()
+        return session
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        # The key lets an endpoint that knows it give an answer that was lost on its way again, unbilled.
+        headers = {"Content-Type": "application/json", "Idempotency-Key": request.key(self.identity)}
+        if self.spec.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.spec.api_key}"
+        return headers
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.spec.model,
+            "messages": [{"role": turn.role, "content": turn.content} for turn in request.messages],
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            self.spec.max_tokens_key: request.max_tokens,
+            "seed": request.seed,
+        }
+        if self.spec.stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        return body
+
+    def _problem(self, response: Any, deadline: float) -> Exception:  # noqa: ANN401
+        status = response.status_code
+        said = _said(response, deadline)
+        if status == 429 and "insufficient_quota" in said:
+            return InvalidInputError(
+                f"{self.spec.name} says that its quota is used up: {said}",
+                "Pay, or name another model; the answers that came are kept",
+            )
+        if status in _RETRIED or 520 <= status < 530:
+            return TransientError(f"HTTP {status}", retry_after_s=_retry_after_s(response.headers.get("Retry-After")))
+        if status in _FATAL or 300 <= status < 400:
+            key = f" (the key is read from {self.spec.api_key_env})" if status in (401, 403) else ""
+            return InvalidInputError(
+                f"{self.spec.name} at {self.spec.url} answers HTTP {status}: {said}",
+                f"Check the url, the model's name and the key{key}; answers that came are kept",
+            )
+        if 400 <= status < 500:
+            return RefusedError(f"HTTP {status}: {said}")
+        return TransientError(f"HTTP {status}")
+
+
+def _pieces(response: Any, deadline: float) -> Iterator[bytes]:  # noqa: ANN401
+    """The body as it comes, up to the deadline: a read's own timeout begins anew with every byte."""
+    total = 0
+    for piece in response.iter_content(_CHUNK_BYTES):
+        total += len(piece)
+        if total > MOST_ANSWER_BYTES:
+            raise TransientError(f"an answer of more than {MOST_ANSWER_BYTES >> 20} MiB", may_be_billed=True)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        yield piece
+
+
+def _connection_problem(error: Exception) -> TransientError:
+    text = str(error)  # requests wraps urllib3's errors, and tells some apart by nothing else
+    if "Read timed out" in text:
+        return TransientError("no whole answer in time", may_be_billed=True)
+    # One that was never made cost nothing; one that was closed may have brought the question there.
+    return TransientError("no connection", may_be_billed="Failed to establish" not in text and "refused" not in text)
+
+
+def _said(response: Any, deadline: float) -> str:  # noqa: ANN401
+    """What an error's body says, short and on one line."""
+    try:
+        body = b"".join(_pieces(response, deadline))
+    except Exception:
+        return "nothing more"
+    text = body.decode(errors="replace")
+    try:
+        value: Any = json.loads(text)
+        error = value.get("error", value)
+        text = str(error.get("message", error) if isinstance(error, dict) else error)
+        code = error.get("code") if isinstance(error, dict) else None
+        text += f" ({code})" if code and str(code) not in text else ""
+    except (ValueError, AttributeError):
+        pass
+    line = " ".join(text.split())
+    return line[:_MOST_QUOTED] + ("…" if len(line) > _MOST_QUOTED else "") or "nothing more"
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Seconds, or a date (RFC 9110, section 10.2.3); None where it is neither."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if seconds < 1e6 else None
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise TransientError("an answer that is not JSON", may_be_billed=True) from None
+    if not isinstance(value, dict):
+        raise TransientError("an answer that is no JSON object", may_be_billed=True)
+    return value
+
+
+def _joined_stream(body: bytes) -> dict[str, Any]:
+    """Server-sent events put together as the one answer that they are. Without an end it was cut off."""
+    texts: list[str] = []
+    finish: str | None = None
+    usage: object = None
+    for line in body.decode(errors="replace").splitlines():
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            break
+        event = _json(data.encode())
+        if "error" in event:
+            raise TransientError("an error in the stream", may_be_billed=True)
+        usage = event.get("usage") or usage
+        choice = _first_choice(event.get("choices")) if event.get("choices") else {}
+        delta = choice.get("delta")
+        if isinstance(delta, dict) and isinstance(delta.get("content"), str):
+            texts.append(delta["content"])
+        if isinstance(choice.get("finish_reason"), str):
+            finish = choice["finish_reason"]
+    if finish is None:
+        raise TransientError("a stream that was cut off", may_be_billed=True)
+    message = {"role": "assistant", "content": "".join(texts)}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage}
+
+
+def _first_choice(choices: object) -> dict[str, Any]:
+    """The choice that was asked for: index 0, wherever it stands. Two that differ are no answer."""
+    found = [c for c in choices if isinstance(c, dict) and c.get("index", 0) == 0] if isinstance(choices, list) else []
+    if not found or any(choice != found[0] for choice in found):
+        raise TransientError("an answer without the one choice that was asked for", may_be_billed=True)
+    return found[0]
+
+
+def _answer(value: dict[str, Any], request: Request) -> Answer:
+    choice = _first_choice(value.get("choices"))
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else None
+    finish = choice.get("finish_reason")
+    if finish == "content_filter":
+        raise RefusedError("the endpoint's content filter")
+    if not isinstance(text, str) or not text.strip():
+        raise TransientError("an answer without text", may_be_billed=True)
+    usage = value.get("usage")
+    asked, answered = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
+    if asked is not None and answered is not None:
+        return Answer(text, str(finish or "stop"), asked, answered)
+    said = min(len(text.encode(errors="replace")), request.max_tokens)
+    return Answer(text, str(finish or "stop"), request.most_prompt_tokens, said, estimated=True)
+
+
+def _count(usage: object, name: str) -> int | None:
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None

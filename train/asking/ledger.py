@@ -1,0 +1,206 @@
+"""Every answer that came, and what it cost, in one SQLite file: after a kill nothing is asked, or paid, twice.
+
+A request is written down before it is sent and its answer as soon as it is there, each in a transaction of its own. A
+request without an answer was cut off: it may have been billed, so its highest price counts against the budget.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from zephyr_local.errors import OutputError, ZephyrError
+from zephyr_local.train.asking.request import Answer, Price, Request
+
+_VERSION: Final = 1
+_BUSY_S: Final = 30.0
+_SCHEMA: Final = """
+create table answers (
+    key text primary key,
+    model text not null,
+    text text not null,
+    finish_reason text not null,
+    prompt_tokens integer not null,
+    completion_tokens integer not null,
+    estimated integer not null,
+    cost real not null,          -- dollars
+    asked_at real not null       -- seconds since 1970
+) without rowid;
+create table refusals (key text primary key, model text not null, reason text not null) without rowid;
+create table sent (              -- requests without an answer: under way, or cut off
+    number integer primary key,
+    key text not null,
+    model text not null,
+    at_most real not null,       -- dollars
+    owner text not null          -- which process's, or empty: cut off
+);
+"""
+
+
+class BudgetReachedError(ZephyrError):
+    """The next request could cost more than is left of the budget."""
+
+
+class Ledger:
+    """The file, shared by the threads of this process; a context manager."""
+
+    def __init__(self, path: Path, budget: float | None = None) -> None:
+        """Open or make it; `budget` is in dollars, and what earlier runs spent counts.
+
+        Raises OutputError where the file cannot be used.
+        """
+        self.path, self._budget = path, budget
+        self._lock = threading.Lock()
+        self._owner = f"{time.time_ns():x}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._file.execute("pragma journal_mode=wal")
+            self._file.execute("pragma synchronous=full")
+            self._migrate()
+        except (sqlite3.Error, OSError) as error:
+            raise OutputError(
+                f"{path} cannot be used: {error}", "Choose another place, or move the file away"
+            ) from None
+        # What another process left under way was cut off with it.
+        self._execute("update sent set owner = ''")
+        self._spent = self.cost() + self.cut_off()[1]
+        self._under_way: dict[int, float] = {}
+
+    def _migrate(self) -> None:
+        (version,) = self._file.execute("pragma user_version").fetchone()
+        if version == _VERSION:
+            return
+        if version > _VERSION:
+            raise OutputError(f"{self.path} was written by a newer zephyr-local", "Update, or choose another place")
+        with self._transaction():
+            for statement in _SCHEMA.split(";"):
+                self._file.execute(statement)
+            self._file.execute(f"pragma user_version={_VERSION}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._file.close()
+
+    def answer(self, key: str) -> Answer | None:
+        """The answer that was kept under a request's key."""
+        row = self._one(
+            "select text, finish_reason, prompt_tokens, completion_tokens, estimated from answers where key = ?", key
+        )
+        return Answer(row[0], row[1], row[2], row[3], bool(row[4])) if row is not None else None
+
+    def refusal(self, key: str) -> str | None:
+        """Why the model would not answer a request."""
+        row = self._one("select reason from refusals where key = ?", key)
+        return row[0] if row is not None else None
+
+    def begin(self, request: Request, key: str, model: str, price: Price) -> int:
+        """Write down that a request is about to be sent; returns the number to end it by.
+
+        Raises BudgetReachedError where it could cost more than is left.
+        """
+        at_most = price.at_most(request)
+        with self._lock, self._transaction():
+            if self._budget is not None and at_most > 0:
+                spent = self._spent + sum(self._under_way.values())
+                if spent + at_most > self._budget:
+                    raise BudgetReachedError(
+                        f"the budget of ${self._budget:.2f} is reached: ${spent:.4f} are spent or under way, and the "
+                        f"next request could cost ${at_most:.4f}",
+                        "What was answered is kept: the same command with a higher --budget goes on",
+                    )
+            row = self._file.execute(
+                "insert into sent (key, model, at_most, owner) values (?, ?, ?, ?)", (key, model, at_most, self._owner)
+            )
+            number = int(row.lastrowid or 0)
+            self._under_way[number] = at_most
+            return number
+
+    def keep(self, number: int, key: str, model: str, answer: Answer, price: Price) -> None:
+        """Keep an answer that has come."""
+        cost = price.of(answer.prompt_tokens, answer.completion_tokens)
+        with self._lock, self._transaction():
+            self._file.execute("delete from sent where number = ?", (number,))
+            self._file.execute(
+                "insert or replace into answers values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    key,
+                    model,
+                    answer.text,
+                    answer.finish_reason,
+                    answer.prompt_tokens,
+                    answer.completion_tokens,
+                    answer.estimated,
+                    cost,
+                    time.time(),
+                ),
+            )
+            self._spent += cost
+            self._under_way.pop(number)
+
+    def refuse(self, number: int, key: str, model: str, reason: str) -> None:
+        """Keep that the model will not answer a request."""
+        with self._lock, self._transaction():
+            self._file.execute("delete from sent where number = ?", (number,))
+            self._file.execute("insert or replace into refusals values (?, ?, ?)", (key, model, reason))
+            self._under_way.pop(number)
+
+    def give_up(self, number: int, *, may_be_billed: bool) -> None:
+        """End a try that brought no answer; one that may be billed goes on counting against the budget."""
+        statement = "update sent set owner = ''" if may_be_billed else "delete from sent"
+        self._execute(f"{statement} where number = ?", number)
+        with self._lock:
+            at_most = self._under_way.pop(number)
+            self._spent += at_most if may_be_billed else 0.0
+
+    def cost(self) -> float:
+        """What all answers that are kept cost, in dollars."""
+        row = self._one("select coalesce(sum(cost), 0) from answers")
+        assert row is not None
+        return float(row[0])
+
+    def cut_off(self) -> tuple[int, float]:
+        """Requests that were cut off before their answer came, and what they cost at most, in dollars."""
+        row = self._one("select count(*), coalesce(sum(at_most), 0) from sent where owner = ''")
+        assert row is not None
+        return int(row[0]), float(row[1])
+
+    def _one(self, statement: str, *values: object) -> Any:  # noqa: ANN401 — a row of SQLite's
+        with self._lock, self._refusals_told(), closing(self._file.execute(statement, values)) as rows:
+            return rows.fetchone()
+
+    def _execute(self, statement: str, *values: object) -> None:
+        with self._lock, self._refusals_told():
+            self._file.execute(statement, values)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._refusals_told():
+            self._file.execute("begin immediate")
+            try:
+                yield
+                self._file.execute("commit")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._file.execute("rollback")
+                raise
+
+    @contextmanager
+    def _refusals_told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"{self.path} cannot be used: {error}", "Free some space, or move the file away; answers in it are kept"
+            ) from None

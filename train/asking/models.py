@@ -1,0 +1,176 @@
+"""Which models are asked: named in a TOML file, or given as a GGUF, an endpoint's address or a file of answers."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.asking.request import Price
+from zephyr_local.train.data.records import SUFFIXES
+
+Kind = Literal["endpoint", "gguf", "file"]
+
+BUNDLED: Final = "bundled"
+"""The tiny model that comes with the package."""
+_FORMS: Final = (
+    "a GGUF's path, 'bundled', http(s)://HOST/v1#MODEL, a .jsonl, .json or .parquet file of answers, or a name in the "
+    "--models file"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model to ask. Keys of a models file have these names."""
+
+    name: str
+    """What outputs call it."""
+    url: str = ""
+    """An OpenAI-compatible endpoint's base, such as ``https://api.openai.com/v1``; ``/chat/completions`` follows."""
+    model: str = ""
+    """The model's name there."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; the key itself is never written anywhere."""
+    gguf: str = ""
+    """A local model, run by our engine; ``bundled`` is the tiny one."""
+    file: str = ""
+    """Answers that are there already."""
+    price: Price = field(default_factory=Price)
+    concurrency: int = 4
+    """Requests under way at once."""
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    """Prompt and max_tokens of the requests sent in a minute at most, counted high."""
+    timeout_s: float = 300.0
+    """For a whole answer."""
+    attempts: int = 8
+    """Tries of a request that fails for a reason that may pass."""
+    retry_wait_s: float = 1.0
+    """Before the second try; it doubles up to a minute. A Retry-After of the endpoint's comes first."""
+    stream: bool = False
+    """Have the answer sent as it is made: for servers behind a proxy that cuts silent connections."""
+    max_tokens_key: str = "max_tokens"
+    """What the endpoint calls the limit of an answer; newer models of OpenAI's want ``max_completion_tokens``."""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    system: str | None = None
+    """A system turn for prompts that have none."""
+    n_ctx: int | None = None
+    """Of a local model: tokens of context that its answers under way share; None: 4,096 for each of them."""
+    n_gpu_layers: int = -1
+    template: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [kind for kind in ("url", "gguf", "file") if getattr(self, kind)]
+        if len(given) != 1:
+            what = " and ".join(given) or "neither url nor gguf nor file"
+            raise InvalidInputError(f"the model {self.name} has {what}", "Give one of url, gguf and file")
+        if self.url:
+            parts = urlsplit(self.url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise InvalidInputError(f"the model {self.name} has the url {self.url!r}", "Write https://HOST/v1")
+            if not self.model:
+                raise InvalidInputError(f"the model {self.name} has a url and no model", "Name the endpoint's model")
+        if not 1 <= self.concurrency <= 256:
+            raise InvalidInputError(f"concurrency is {self.concurrency} for {self.name}", "Give 1 to 256")
+        if not 1 <= self.attempts <= 100:
+            raise InvalidInputError(f"attempts is {self.attempts} for {self.name}", "Give 1 to 100")
+        for name in ("requests_per_minute", "tokens_per_minute", "timeout_s", "retry_wait_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InvalidInputError(f"{name} is {value} for {self.name}", "Give a number above 0")
+
+    @property
+    def kind(self) -> Kind:
+        return "endpoint" if self.url else "gguf" if self.gguf else "file"
+
+    @property
+    def api_key(self) -> str | None:
+        """The endpoint's key, where the environment has one."""
+        return os.environ.get(self.api_key_env) or None
+
+
+_KEYS_OF: Final[Mapping[tuple[type, ...], tuple[str, ...]]] = {
+    (str,): ("url", "model", "api_key_env", "gguf", "file", "system", "template", "max_tokens_key"),
+    (int,): ("concurrency", "attempts", "max_tokens", "n_ctx", "n_gpu_layers"),
+    (int, float): ("requests_per_minute", "tokens_per_minute", "timeout_s", "retry_wait_s", "temperature", "top_p"),
+    (bool,): ("stream",),
+    (dict,): ("price",),
+}
+_TYPES: Final = {key: kinds for kinds, keys in _KEYS_OF.items() for key in keys}
+assert set(_TYPES) == {entry.name for entry in fields(ModelSpec)} - {"name"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsFile:
+    """A TOML file with a table for each model; see docs/feedback.md."""
+
+    path: Path | None = None
+    specs: Mapping[str, ModelSpec] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path | None) -> Self:
+        """Relative paths in it are relative to it. Raises InvalidInputError, naming the table and key."""
+        if path is None:
+            return cls()
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InvalidInputError(f"there is no file {path}", "Check the path") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidInputError(f"{path} is not TOML: {error}", "Mend the file") from None
+        return cls(path, {name: _spec(name, table, path) for name, table in tables.items()})
+
+    def find(self, text: str) -> ModelSpec:
+        """The model that a command names: an entry of the file, a path, an address, or ``bundled``."""
+        if text in self.specs:
+            return self.specs[text]
+        if text == BUNDLED:
+            return ModelSpec(name="zephyr-tiny", gguf=BUNDLED)
+        if text.startswith(("http://", "https://")):
+            url, _, model = text.partition("#")
+            if not model:
+                raise InvalidInputError(f"{text} names no model", "Write http://HOST/v1#MODEL")
+            return ModelSpec(name=model.rpartition("/")[2], url=url, model=model)
+        path = Path(text)
+        if path.suffix == ".gguf":
+            return ModelSpec(name=path.stem, gguf=text)
+        if path.suffix in SUFFIXES:
+            return ModelSpec(name=path.stem, file=text)
+        known = f"; {self.path} has {', '.join(self.specs)}" if self.specs else ""
+        if path.is_dir():
+            raise InvalidInputError(
+                f"{text} is a folder", "Make a GGUF of the checkpoint first: zephyr-local quantize FOLDER --q8_0"
+            )
+        raise InvalidInputError(f"there is no model {text!r}{known}", f"Give {_FORMS}")
+
+
+def _spec(name: str, table: object, path: Path) -> ModelSpec:
+    where = f"[{name}] in {path}"
+    if not isinstance(table, dict):
+        raise InvalidInputError(f"{name} in {path} is no table", f"Write [{name}] and its keys below")
+    for key, value in table.items():
+        if key not in _TYPES:
+            raise InvalidInputError(f"{where} has the unknown key {key}", f"Known: {', '.join(sorted(_TYPES))}")
+        if not isinstance(value, _TYPES[key]) or (isinstance(value, bool) and bool not in _TYPES[key]):
+            raise InvalidInputError(f"{key} is {value!r} in {where}", f"Give a {_TYPES[key][0].__name__}")
+    given: dict[str, Any] = dict(table)
+    if "price" in given:
+        given["price"] = _price(given["price"], where)
+    for key in ("gguf", "file", "template"):
+        if key in given and given[key] not in (BUNDLED, "zephyr"):
+            given[key] = str(path.parent / given[key])
+    return ModelSpec(name=name, **given)
+
+
+def _price(table: Mapping[str, Any], where: str) -> Price:
+    for key, value in table.items():
+        if key not in ("input", "output") or not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise InvalidInputError(f"price.{key} is {value!r} in {where}", "Write price = {input = 2.5, output = 10}")
+    return Price(**table)

@@ -1,0 +1,84 @@
+"""What a run of questions came to, for progress lines and for the end."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one purpose, such as one judge's; any thread may add to it."""
+
+    name: str
+    total: int | None = None
+    """How many questions there are, where that is known."""
+    done: int = 0
+    """Questions that are answered, or never will be."""
+    asked: int = 0
+    """Answers that came from the model now."""
+    kept: int = 0
+    """Answers that were there from before."""
+    unreadable: Counter[str] = field(default_factory=Counter)
+    """Answers not in the form that was asked for, by reason; each was asked again."""
+    retried: Counter[str] = field(default_factory=Counter)
+    """Tries that brought no answer and were repeated, by reason."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Questions without an answer in the end, by reason."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    """Of the answers that came now, in dollars."""
+    estimated: bool = False
+    """Whether an endpoint left counts to be estimated, high."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, **counts: float) -> None:
+        with self._lock:
+            for name, value in counts.items():
+                setattr(self, name, getattr(self, name) + value)
+
+    def count(self, what: str, reason: str) -> None:
+        """Count one of ``unreadable``, ``retried`` and ``refused``."""
+        with self._lock:
+            getattr(self, what)[reason] += 1
+
+    def line(self) -> str:
+        """How far it is, in one line."""
+        of = f" of {self.total:,}" if self.total is not None else ""
+        parts = [f"{self.name}: {self.done:,}{of}"]
+        if self.kept:
+            parts.append(f"{self.kept:,} from before")
+        for what, counts in (("asked again", self.unreadable), ("retried", self.retried), ("no answer", self.refused)):
+            if counts:
+                parts.append(f"{sum(counts.values()):,} {what}")
+        if self.prompt_tokens or self.completion_tokens:
+            parts.append(f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens")
+        if self.cost:
+            parts.append(f"{'at most ' if self.estimated else ''}${self.cost:.4f}")
+        return "  ".join(parts)
+
+    def details(self) -> list[str]:
+        """Why answers were asked again, retried or never came: a line for each reason."""
+        lines = []
+        for what, counts in (("asked again", self.unreadable), ("retried", self.retried), ("no answer", self.refused)):
+            lines += [f"  {what} {count:,} times: {reason}" for reason, count in counts.most_common()]
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "name": self.name,
+            "done": self.done,
+            "asked": self.asked,
+            "from_before": self.kept,
+            "asked_again": dict(self.unreadable),
+            "retried": dict(self.retried),
+            "no_answer": dict(self.refused),
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cost_dollars": self.cost,
+            "estimated": self.estimated,
+        }
