@@ -50,6 +50,8 @@ class Refused:
     """Why a question has no answer, now and whenever it is asked."""
 
     reason: str
+    text: str = ""
+    """The last answer, where it could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +124,13 @@ class Asker:
             workers.end()
         if fatal is not None:
             raise fatal
-        if stopped:
-            raise StoppedError
         if unanswered:
             raise UnansweredError(
                 f"{spec.name} left {unanswered:,} questions without an answer ({last_problem}, {spec.attempts} times)",
                 "The answers that came are kept: the same command asks what is left",
             )
+        if stopped:
+            raise StoppedError
 
     def close(self) -> None:
         """Free the model."""
@@ -138,7 +140,7 @@ class Asker:
 
     def _outcome(self, request: Request, read: Callable[[str], T], tally: Tally, stop: threading.Event) -> T | Refused:
         """Ask until there is a readable answer, or none to be had."""
-        reason = ""
+        reason = text = ""
         for _ in range(READABLE_ATTEMPTS):
             try:
                 answer = self._answer(request, tally, stop)
@@ -146,14 +148,15 @@ class Asker:
                 tally.count("refused", str(error))
                 return Refused(str(error))
             try:
-                return read(answer.text)
+                text = answer.text
+                return read(text)
             except UnreadableError as error:
                 reason = str(error)
                 tally.count("unreadable", reason)
                 request = request.again()
         reason = f"no readable answer in {READABLE_ATTEMPTS} attempts: {reason}"
         tally.count("refused", reason)
-        return Refused(reason)
+        return Refused(reason, text)
 
     def _answer(self, request: Request, tally: Tally, stop: threading.Event) -> Answer:
         """The kept answer, or the model's; a kept refusal is raised anew."""

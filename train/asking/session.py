@@ -68,19 +68,20 @@ class Session:
 
     def ask(self, questions: Questions, read: Callable[[str], T]) -> list[T | Refused]:
         """The outcome of each question to one model, in their order. Raises what Asker.ask raises."""
-        tally = Tally(questions.name, total=len(questions.requests))
+        unique = list(dict.fromkeys(questions.requests))  # the same question twice is one question
+        tally = Tally(questions.name, total=len(unique))
         self.tallies.append(tally)
-        found: list[Any] = [None] * len(questions.requests)
+        found: dict[Request, T | Refused] = {}
         asker = Asker(open_model(questions.spec), self.ledger, self._tell)
         self._active.append(asker)
         try:
-            for asked in asker.ask(questions.requests, read, tally):
-                found[asked.index] = asked.value
+            for asked in asker.ask(unique, read, tally):
+                found[unique[asked.index]] = asked.value
         finally:
             self._active.remove(asker)
             asker.close()
             self._tell(tally)
-        return found
+        return [found[request] for request in questions.requests]
 
     def ask_each(self, asked: Sequence[Questions], read: Callable[[str], T]) -> list[list[T | Refused]]:
         """The outcomes of several models: endpoints side by side, then local models one after the other, each of which

@@ -208,7 +208,9 @@ class _Trainer:
 
 def _dsft_overrides(steps: int, seed: int, files: Sequence[str] | None = None) -> list[str]:
     train = list(files) if files is not None else [f"made:tiny-dialogues?n={_chats(steps)}&seed={seed}"]
-    return [f"dsft.max_steps={steps}", f"data.dsft.train={json.dumps(train)}"]
+    # A second stage has few chats, none to spare for a test.
+    no_test = ["data.dsft.held_out=0", "dsft.eval_strategy='no'"] if files is not None else []
+    return [f"dsft.max_steps={steps}", f"data.dsft.train={json.dumps(train)}", *no_test]
 
 
 def _paragraphs(steps: int) -> int:

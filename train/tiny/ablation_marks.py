@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +114,6 @@ def epoch_models(folder: AblationFolder, seed: int) -> list[Path]:
     start = folder.run(seed, START).stage("dsft").folder
     chats = ChatIds.of_checkpoint(start)
     for checkpoint in found:
-        if not (checkpoint / "chat_template.jinja").is_file():
-            shutil.rmtree(checkpoint / "runs", ignore_errors=True)
+        if not (checkpoint / "tokenizer.model").is_file():
             copy_tokenizer(start, checkpoint, chats)
     return found

@@ -8,6 +8,7 @@ import click
 
 STEPS = {
     "dialogues": "UltraChat, ShareGPT, Alpaca or OpenAI messages to clean dialogues.",
+    "feedback": "Prompts to rated answers: models answer, a judge rates, in UltraFeedback's format.",
     "preferences": "UltraFeedback, pairs or AlpacaEval's annotations to preference pairs.",
 }
 

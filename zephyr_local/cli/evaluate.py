@@ -1,4 +1,4 @@
-"""`zephyr-local evaluate`: how good a trained checkpoint is."""
+"""`zephyr-local evaluate`: how good a model is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from typing import Any
 
 import click
 
+from zephyr_local.cli.evaluate_alpaca import alpaca_command
+from zephyr_local.cli.evaluate_mt_bench import mt_bench_command
 
-@click.group("evaluate", short_help="Measure a trained checkpoint.")
+
+@click.group("evaluate", short_help="Measure a model: MT-Bench, AlpacaEval, preferences.")
 def command() -> None:
-    """Measure a trained checkpoint."""
+    """Measure a model: by MT-Bench, by AlpacaEval, or by how it prefers the answers that were chosen.
+
+    MODEL is a GGUF's path, 'bundled', http(s)://HOST/v1#MODEL for an OpenAI-compatible endpoint, a file of answers, or
+    a name in a --models file. A command that was stopped goes on when it is given again; nothing is asked twice.
+    """
+
+
+command.add_command(mt_bench_command)
+command.add_command(alpaca_command)
 
 
 @command.command("pairs", short_help="Does it prefer the answers that were chosen?")

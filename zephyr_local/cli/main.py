@@ -21,7 +21,7 @@ VERBS = {
     "convert": "Write a model as a plain GGUF, or an adapter as a GGUF adapter.",
     "train": "Train a model: dialogues to dSFT to dDPO, and to a GGUF.",
     "data": "Make training data: dialogues and preference pairs.",
-    "evaluate": "Measure a trained checkpoint.",
+    "evaluate": "Measure a model: MT-Bench, AlpacaEval, preferences.",
 }
 
 EXIT_CODES = """\b

@@ -1,0 +1,62 @@
+"""A judge's instructions: a TOML file with ``system`` and ``user``, in which Jinja's marks stand for what is judged."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from zephyr_local.chat_types import Message
+from zephyr_local.errors import InvalidInputError
+
+_KEYS: Final = ("system", "user")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTemplate:
+    """What a judge is told. Text that is put in is never taken for a mark."""
+
+    name: str
+    system: str
+    user: str
+
+    @classmethod
+    def read(cls, path: Path, example: Mapping[str, Any]) -> Self:
+        """`example` has a value for each name that may stand in it, with which it is tried.
+
+        Raises InvalidInputError, naming the file.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InvalidInputError(f"there is no judge template {path}", "Check the path") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidInputError(f"{path} is not TOML: {error}", "Mend the file") from None
+        for key, value in table.items():
+            if key not in _KEYS or not isinstance(value, str):
+                raise InvalidInputError(f"{path} has {key} = {value!r}", "Give system and user, each a text")
+        if not str(table.get("user", "")).strip():
+            raise InvalidInputError(f"{path} has no user", "Write what the judge is asked there")
+        template = cls(path.stem, table.get("system", ""), table["user"])
+        try:
+            template.messages(example)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{path}: {error.problem}", error.remedy) from None
+        return template
+
+    def messages(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
+        """The chat that asks for a judgment. Raises InvalidInputError for a template that cannot be filled."""
+        from jinja2 import StrictUndefined, TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        try:
+            texts = [environment.from_string(text).render(values).strip() for text in (self.system, self.user)]
+        except TemplateError as error:
+            raise InvalidInputError(
+                f"the template cannot be filled: {error}", f"It may name {', '.join(values)}"
+            ) from None
+        system = [Message("system", texts[0])] if texts[0] else []
+        return (*system, Message("user", texts[1]))

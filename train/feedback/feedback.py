@@ -1,0 +1,304 @@
+"""AI feedback from prompts to rated answers (Tunstall et al. 2023, section 3; Cui et al. 2023, arXiv 2310.01377).
+
+Candidates answer each prompt, a judge rates the answers by four criteria, and the records are UltraFeedback's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+from zephyr_local.chat_types import Message
+from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.asking.asker import Refused
+from zephyr_local.train.asking.ledger import BudgetReachedError
+from zephyr_local.train.asking.models import ModelSpec
+from zephyr_local.train.asking.request import Request
+from zephyr_local.train.asking.session import Questions, Session
+from zephyr_local.train.asking.template import JudgeTemplate
+from zephyr_local.train.data.normal_text import stable_hash
+from zephyr_local.train.data.records import RecordWriter
+from zephyr_local.train.data.report import DataReport
+from zephyr_local.train.data.ultrafeedback import ASPECTS
+from zephyr_local.train.feedback.prompts import Prompt, prompt_key, read_ready_answers
+from zephyr_local.train.feedback.ratings import Rating, read_ratings
+
+ANSWER_TEMPERATURE: Final = 0.7
+ANSWER_TOKENS: Final = 1024
+JUDGMENT_TOKENS: Final = 1024
+PROMPTS_A_ROUND: Final = 256
+"""Prompts that are answered and judged before the next: what a budget ends after is complete. With local models it is
+all of them, for each has to be loaded in turn."""
+LEAST_ANSWERS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answerer: a model, and which of its samples."""
+
+    spec: ModelSpec
+    sample: int = 0
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackSettings:
+    """Who answers, who judges, and how."""
+
+    candidates: tuple[ModelSpec, ...]
+    judge: ModelSpec
+    templates: Mapping[str, JudgeTemplate]
+    """Criterion → how the judge is asked; the four of UltraFeedback."""
+    samples: int = 1
+    """Answers of each candidate to each prompt."""
+    draw: int | None = None
+    """So many of the answerers are drawn for each prompt, as UltraFeedback draws four of a pool; None: all."""
+    seed: int = 0
+    """Of the draw, and of the order in which answers are shown."""
+
+    def __post_init__(self) -> None:
+        n = len(self.candidates) * self.samples
+        if self.samples < 1:
+            raise InvalidInputError(f"samples is {self.samples}", "Give 1 or more")
+        if (self.draw or n) < LEAST_ANSWERS or n < (self.draw or 0):
+            of = f"{self.draw} of {n}" if self.draw is not None else str(n)
+            raise InvalidInputError(
+                f"each prompt would get {of} answers", "A pair is made of two or more: add --candidate or --samples"
+            )
+        names = [spec.name for spec in self.candidates]
+        if len(set(names)) < len(names):
+            raise InvalidInputError(
+                f"two candidates have one name: {', '.join(names)}", "Give them names in a --models file"
+            )
+        if self.judge.kind == "file":
+            raise InvalidInputError("a file of answers cannot judge", "Give an endpoint or a GGUF as the judge")
+        for spec in self.candidates:
+            if spec.kind == "file" and self.samples > 1:
+                raise InvalidInputError(f"{spec.name} has one answer to a prompt", "Leave --samples out")
+
+    @property
+    def answerers(self) -> tuple[Candidate, ...]:
+        many = self.samples > 1
+        return tuple(
+            Candidate(spec, sample, f"{spec.name} #{sample + 1}" if many else spec.name)
+            for spec in self.candidates
+            for sample in range(self.samples)
+        )
+
+    def drawn(self, prompt: Prompt) -> tuple[Candidate, ...]:
+        """Who answers a prompt: the same each time, in the order of the candidates."""
+        answerers = self.answerers
+        if self.draw is None:
+            return answerers
+        key = prompt_key(prompt.messages)
+        order = sorted(range(len(answerers)), key=lambda i: stable_hash(f"draw\0{answerers[i].name}\0{key}", self.seed))
+        return tuple(answerers[index] for index in sorted(order[: self.draw]))
+
+
+@dataclass(slots=True)
+class Feedback:
+    """What became of the prompts."""
+
+    report: DataReport
+    n_records: int = 0
+    n_answers: int = 0
+    n_unrated: Counter[str] = field(default_factory=Counter)
+    """Criterion → prompts whose answers the judge did not rate by it."""
+
+
+def give_feedback(
+    session: Session,
+    prompts: Iterable[Prompt],
+    settings: FeedbackSettings,
+    output: Path,
+    report: DataReport,
+    say: Callable[[str], object] = lambda _line: None,
+) -> Feedback:
+    """Have prompts answered and the answers rated; write UltraFeedback's records to `output`, .jsonl or .parquet.
+
+    Where the budget ends it, the prompts that are complete are written before BudgetReachedError is raised. Otherwise
+    the file is whole or absent.
+    """
+    feedback = Feedback(report)
+    files = {spec.name: read_ready_answers(Path(spec.file)) for spec in settings.candidates if spec.kind == "file"}
+    any_local = any(spec.kind == "gguf" for spec in (*settings.candidates, settings.judge))
+    reached: BudgetReachedError | None = None
+    with RecordWriter(output) as out:
+        for some in _batches(prompts, None if any_local else PROMPTS_A_ROUND):
+            try:
+                records = _records(session, some, settings, files, feedback)
+            except BudgetReachedError as error:
+                reached = error
+                break
+            for record in records:
+                out.write(record)
+                feedback.n_records += 1
+                feedback.n_answers += len(record["completions"])
+    if reached is not None:
+        say(f"the {feedback.n_records:,} prompts that are complete are written to {output}")
+        raise reached
+    return feedback
+
+
+def _batches(prompts: Iterable[Prompt], size: int | None) -> Iterator[list[Prompt]]:
+    if size is None:
+        yield list(prompts)
+        return
+    source = iter(prompts)
+    while some := list(itertools.islice(source, size)):
+        yield some
+
+
+def _records(
+    session: Session,
+    prompts: Sequence[Prompt],
+    settings: FeedbackSettings,
+    files: Mapping[str, Mapping[str, str]],
+    feedback: Feedback,
+) -> list[dict[str, Any]]:
+    answers = _answers(session, prompts, settings, files)
+    judged: list[tuple[Prompt, dict[str, str]]] = []
+    for prompt, said in zip(prompts, answers, strict=True):
+        if len(said) < LEAST_ANSWERS:
+            feedback.report.n_kept -= 1
+            feedback.report.drop("fewer than two answers", prompt.id, prompt.messages[-1].content)
+        else:
+            judged.append((prompt, said))
+    ratings = _ratings(session, judged, settings, feedback)
+    return [_record(prompt, said, rated) for (prompt, said), rated in zip(judged, ratings, strict=True)]
+
+
+def _answers(
+    session: Session,
+    prompts: Sequence[Prompt],
+    settings: FeedbackSettings,
+    files: Mapping[str, Mapping[str, str]],
+) -> list[dict[str, str]]:
+    """For each prompt the answerers' names and what they said, without those that said nothing."""
+    drawn = [settings.drawn(prompt) for prompt in prompts]
+    wanted: dict[str, list[tuple[int, Candidate]]] = {}  # model → (which prompt, which sample)
+    for index, answerers in enumerate(drawn):
+        for candidate in answerers:
+            wanted.setdefault(candidate.spec.name, []).append((index, candidate))
+    asked = [spec for spec in settings.candidates if spec.kind != "file" and spec.name in wanted]
+    questions = [
+        Questions(
+            spec,
+            [_question(prompts[index], candidate) for index, candidate in wanted[spec.name]],
+            f"{spec.name} answers",
+        )
+        for spec in asked
+    ]
+    said: list[dict[str, str]] = [{} for _ in prompts]
+    for spec, outcomes in zip(asked, session.ask_each(questions, str), strict=True):
+        for (index, candidate), outcome in zip(wanted[spec.name], outcomes, strict=True):
+            if not isinstance(outcome, Refused) and outcome.strip():
+                said[index][candidate.name] = outcome
+    for name, ready in files.items():
+        for index, candidate in wanted.get(name, ()):
+            answer = ready.get(prompt_key(prompts[index].messages), "")
+            if answer.strip():
+                said[index][candidate.name] = answer
+    return [{c.name: found[c.name] for c in who if c.name in found} for who, found in zip(drawn, said, strict=True)]
+
+
+def _question(prompt: Prompt, candidate: Candidate) -> Request:
+    spec, messages = candidate.spec, prompt.messages
+    if spec.system and messages[0].role != "system":
+        messages = (Message("system", spec.system), *messages)
+    return Request(
+        messages,
+        temperature=ANSWER_TEMPERATURE if spec.temperature is None else spec.temperature,
+        top_p=1.0 if spec.top_p is None else spec.top_p,
+        max_tokens=spec.max_tokens or ANSWER_TOKENS,
+        sample=candidate.sample,
+    )
+
+
+def shown_order(prompt: Prompt, aspect: str, names: Sequence[str], seed: int) -> list[str]:
+    """The answerers in the order in which a judge sees their answers: drawn anew for each prompt and criterion."""
+    key = prompt_key(prompt.messages)
+    return sorted(names, key=lambda name: stable_hash(f"order\0{aspect}\0{name}\0{key}", seed))
+
+
+def _ratings(
+    session: Session,
+    judged: Sequence[tuple[Prompt, Mapping[str, str]]],
+    settings: FeedbackSettings,
+    feedback: Feedback,
+) -> list[dict[str, dict[str, Rating]]]:
+    """For each prompt: criterion → answerer → rating."""
+    judge = settings.judge
+    places, requests = list[tuple[int, str, list[str]]](), list[Request]()
+    for index, (prompt, said) in enumerate(judged):
+        for aspect, template in settings.templates.items():
+            order = shown_order(prompt, aspect, list(said), settings.seed)
+            values = {"instruction": prompt.instruction, "answers": [said[name] for name in order]}
+            places.append((index, aspect, order))
+            requests.append(
+                Request(
+                    template.messages(values),
+                    temperature=0.0 if judge.temperature is None else judge.temperature,
+                    top_p=1.0 if judge.top_p is None else judge.top_p,
+                    max_tokens=judge.max_tokens or JUDGMENT_TOKENS,
+                )
+            )
+    # How many answers a reply should rate depends on the question: it is read for each number apart.
+    rated: list[dict[str, dict[str, Rating]]] = [{} for _ in judged]
+    by_count: dict[int, list[int]] = {}
+    for number, (_, _, order) in enumerate(places):
+        by_count.setdefault(len(order), []).append(number)
+    for n_answers, numbers in sorted(by_count.items(), reverse=True):
+        name = f"{judge.name} judges" + (f" {n_answers} answers" if len(by_count) > 1 else "")
+        outcomes = session.ask(
+            Questions(judge, [requests[number] for number in numbers], name),
+            lambda reply, n_answers=n_answers: read_ratings(reply, n_answers),  # type: ignore[misc]
+        )
+        for number, outcome in zip(numbers, outcomes, strict=True):
+            index, aspect, order = places[number]
+            if isinstance(outcome, Refused):
+                feedback.n_unrated[aspect] += 1
+            else:
+                rated[index][aspect] = dict(zip(order, outcome, strict=True))
+    return rated
+
+
+def _record(prompt: Prompt, said: Mapping[str, str], rated: Mapping[str, Mapping[str, Rating]]) -> dict[str, Any]:
+    """UltraFeedback's record. A criterion that the judge did not rate by says N/A, as there."""
+    completions = []
+    for name, response in said.items():
+        ratings = [by_name[name].rating for by_name in rated.values()]
+        mean = fmean(ratings) if ratings else None
+        completions.append(
+            {
+                "annotations": {aspect: _annotation(rated.get(aspect, {}).get(name)) for aspect in ASPECTS},
+                "custom_system_prompt": "",
+                "model": name,
+                "principle": "",
+                "response": response,
+                "critique": "",
+                "fine-grained_score": mean,
+                "overall_score": 2 * mean if mean is not None else None,  # a critique's score goes to ten
+            }
+        )
+    record: dict[str, Any] = {
+        "source": prompt.source,
+        "instruction": prompt.messages[-1].content,
+        "models": list(said),
+        "completions": completions,
+        "id": prompt.id,
+    }
+    if len(prompt.messages) > 1:  # the whole chat, which UltraFeedback has no key for
+        record["prompt"] = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
+    return record
+
+
+def _annotation(rating: Rating | None) -> dict[str, str]:
+    if rating is None:
+        return {"Rating": "N/A", "Rationale": "N/A"}
+    return {"Rating": str(rating.rating), "Rationale": rating.rationale}
