@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
     owner: StandIn
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 — its name in the base
         """Tests print nothing."""
 
     def do_POST(self) -> None:

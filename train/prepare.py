@@ -32,6 +32,7 @@ MAKERS: Final[Mapping[str, str]] = {
     "tiny-text": "zephyr_local.train.tiny.made:text_records",
     "tiny-dialogues": "zephyr_local.train.tiny.made:dialogue_records",
     "tiny-feedback": "zephyr_local.train.tiny.made:feedback_records",
+    "tiny-on-policy": "zephyr_local.train.tiny.made:on_policy_records",
 }
 """What ``made:NAME?n=1000&seed=1`` calls: a function of :class:`Making` that yields records."""
 

@@ -92,7 +92,18 @@ class Recipe:
     @classmethod
     def _checked(cls, folder: Path, own: dict[str, Any], trl: dict[Stage, dict[str, Any]]) -> Self:
         file = folder / "recipe.yaml"
-        known = {"name", "base", "new", "template", "system_turn", "stages", "sequences_a_step", "data", "export"}
+        known = {
+            "name",
+            "base",
+            "new",
+            "template",
+            "system_turn",
+            "stages",
+            "sequences_a_step",
+            "data",
+            "export",
+            "rounds",
+        }
         _require_keys(own, known, file)
         stages = _stages(own.get("stages"), trl, folder)
         if bool(own.get("base")) == bool(own.get("new")):
@@ -246,11 +257,11 @@ def _from_here(parts: Sequence[str], value: Any) -> Any:  # noqa: ANN401 — YAM
     """A value of --set, its files looked for where the command runs; a recipe's own are relative to the recipe."""
     if isinstance(value, dict):
         return {key: _from_here([*parts, str(key)], entry) for key, entry in value.items()}
-    if parts[-1] not in ("train", "test", "against", "template"):
+    if parts[-1] not in ("train", "test", "against", "template", "prompts", "models", "templates"):
         return value
     if isinstance(value, list):
         return [_from_here(parts, entry) for entry in value]
-    return str(Path(value).absolute()) if isinstance(value, str) and Path(value).is_file() else value
+    return str(Path(value).absolute()) if isinstance(value, str) and Path(value).exists() else value
 
 
 def _stages(value: object, trl: Mapping[Stage, Any], folder: Path) -> tuple[Stage, ...]:

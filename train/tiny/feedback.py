@@ -8,13 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zephyr_local.train.tiny.answerers import four_answerers
+from zephyr_local.train.tiny.answerers import (
+    COOL_TEMPERATURE,
+    HOT_TEMPERATURE,
+    LONGEST_ANSWER_TOKENS,
+    ChatModel,
+    four_answerers,
+)
 from zephyr_local.train.tiny.asked import Asked, all_asked
 from zephyr_local.train.tiny.judge import judge
-from zephyr_local.train.tiny.sampling import Progress, TinyCheckpoint
+from zephyr_local.train.tiny.sampling import Progress, SampleSettings, TinyCheckpoint
 
 SOURCE = "zephyr-tiny"
 BEST_MEAN = 5.0
+ON_POLICY_TEMPERATURES = (COOL_TEMPERATURE, HOT_TEMPERATURE, HOT_TEMPERATURE, HOT_TEMPERATURE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,22 @@ def feedback(
     for number, (index, one) in enumerate(zip(kept, asked, strict=True)):
         answers = (taught[number], *own[index], completed[number])
         yield feedback_record(f"tiny-{seed}-{index}", one, dict(zip(names, answers, strict=True)))
+
+
+def on_policy_feedback(n: int, seed: int, policy: Path, progress: Progress | None = None) -> Iterator[dict[str, Any]]:
+    """Records of ``n`` prompts with four rated answers each, all of them of the one checkpoint."""
+    drawn = tuple(itertools.islice(all_asked(seed), n * FeedbackSettings().drawn_for_one))
+    checkpoint = TinyCheckpoint.load(policy)
+    answerers = [
+        ChatModel(
+            f"policy at {temperature} #{number}", checkpoint, SampleSettings(temperature, LONGEST_ANSWER_TOKENS, s)
+        )
+        for number, (temperature, s) in enumerate(zip(ON_POLICY_TEMPERATURES, range(seed, seed + 4), strict=True), 1)
+    ]
+    own = list(zip(*(answerer.answer(drawn) for answerer in answerers), strict=True))
+    for index in _most_telling(drawn, own, n):
+        answers = dict(zip((answerer.name for answerer in answerers), own[index], strict=True))
+        yield feedback_record(f"tiny-on-policy-{seed}-{index}", drawn[index], answers)
 
 
 def _most_telling(drawn: Sequence[Asked], own: Sequence[tuple[str, ...]], n: int) -> list[int]:

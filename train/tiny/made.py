@@ -1,4 +1,4 @@
-"""What recipes name: ``made:tiny-text``, ``made:tiny-dialogues``, ``made:tiny-feedback``, and ``new: tiny``."""
+"""What recipes name: ``made:tiny-text``, ``made:tiny-dialogues``, ``made:tiny-feedback`` and the like; ``new: tiny``."""
 
 from __future__ import annotations
 
@@ -53,6 +53,14 @@ def feedback_records(making: Making) -> Iterator[dict[str, Any]]:
     """``made:tiny-feedback?n=1500&seed=1``: asks the models of the run's first two stages."""
     stages = (making.run.stage("dsft").folder, making.run.stage("pretrain").folder)
     return tiny_feedback(making.n, making.seed, *stages)
+
+
+def on_policy_records(making: Making) -> Iterator[dict[str, Any]]:
+    """``made:tiny-on-policy?n=1000&seed=2``: asks the model that the run begins with, and nobody else."""
+    from zephyr_local.train.recipe import Recipe
+    from zephyr_local.train.tiny.feedback import on_policy_feedback
+
+    yield from on_policy_feedback(making.n, making.seed, Path(Recipe.read(making.run.recipe).base))
 
 
 def new_model(folder: Path) -> None:

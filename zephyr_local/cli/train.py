@@ -62,6 +62,13 @@ def _run(only: Stage | None, recipe: str, flags: dict[str, Any]) -> None:
 
 @command.command("run", short_help="Run all stages of a recipe.")
 @_run_options
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="From the second on, the aligned model answers, is judged, and is aligned again.",
+)
 def run_command(recipe: str, **flags: Any) -> None:  # noqa: ANN401 — click's values, made into TrainFlags at once
     """Run all stages of RECIPE, one after the other, and export the result."""
     _run(None, recipe, flags)

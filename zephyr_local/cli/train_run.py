@@ -39,6 +39,7 @@ class TrainFlags:
     gpu: str
     mfu: float | None
     as_json: bool
+    rounds: int = 1
 
 
 def require_train_extra() -> None:
@@ -59,11 +60,14 @@ def run(only: Stage | None, name: str, flags: TrainFlags) -> None:
     if flags.as_json and not flags.dry_run:
         raise InvalidInputError("--json is for --dry-run alone", "Add --dry-run, or leave --json out")
     from zephyr_local.quantize.types import FileType
-    from zephyr_local.train.run import RunOptions, require_sources, run_recipe
+    from zephyr_local.train.rounds import RoundSettings, run_rounds
+    from zephyr_local.train.run import RunOptions, require_sources
 
     for kind in flags.export or recipe.export:
         FileType.parse(kind)  # before hours are spent
     require_sources(recipe)
+    if flags.rounds > 1:
+        RoundSettings.of(recipe)
     if flags.dry_run:
         _dry_run(recipe, only, flags)
         return
@@ -78,7 +82,7 @@ def run(only: Stage | None, name: str, flags: TrainFlags) -> None:
     )
     out = flags.out or Path("runs") / recipe.name
     try:
-        result = run_recipe(recipe, out, options, lambda line: click.echo(line, err=True))
+        result = run_rounds(recipe, out, flags.rounds, options, lambda line: click.echo(line, err=True))
     except KeyboardInterrupt:
         click.echo(f"\nStopped. The same command goes on from the last checkpoint in {out}.", err=True)
         raise
