@@ -1,7 +1,7 @@
 """On-policy rounds: the model that was just aligned answers, is judged, and is aligned again.
 
-Round 1 is the recipe's own run. Each further round is a run of its own in ``OUT/round-N``: dDPO alone, from the model of
-the round before, which is also its reference, on preferences among that model's own answers.
+Round 1 is the recipe's own run. Each further round is a run of its own in ``OUT/round-N``: dDPO alone, from the model
+of the round before, which is also its reference, on preferences among that model's own answers.
 """
 
 from __future__ import annotations

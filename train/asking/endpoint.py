@@ -32,19 +32,20 @@ class Endpoint:
         """Raises InvalidInputError where the package that it needs is missing."""
         try:
             import requests
+            import urllib3
         except ImportError:
             raise InvalidInputError(
                 "asking an endpoint needs requests, which is not installed", 'pip install "zephyr-local[judge]"'
             ) from None
         self.spec = spec
         self.identity = f"{spec.url.rstrip('/')}#{spec.model}"
-        self._requests = requests
+        self._requests, self._urllib3 = requests, urllib3
         self._of_thread = threading.local()
 
     def ask(self, request: Request) -> Answer:
         """One try. Raises TransientError, RefusedError and ZephyrError kinds."""
         deadline = time.monotonic() + self.spec.timeout_s
-        exceptions = self._requests.exceptions
+        exceptions, raw = self._requests.exceptions, self._urllib3.exceptions
         try:
             with self._session().post(
                 f"{self.spec.url.rstrip('/')}/chat/completions",
@@ -60,9 +61,9 @@ class Endpoint:
                 content_type = response.headers.get("Content-Type", "")
         except exceptions.ConnectTimeout:
             raise TransientError("no connection in time") from None
-        except (exceptions.Timeout, TimeoutError):
+        except (exceptions.Timeout, raw.ReadTimeoutError, TimeoutError):
             raise TransientError("no whole answer in time", may_be_billed=True) from None
-        except (exceptions.ChunkedEncodingError, exceptions.ContentDecodingError):
+        except (raw.ProtocolError, raw.DecodeError):
             raise TransientError("an answer that was cut off", may_be_billed=True) from None
         except exceptions.ConnectionError as error:
             raise _connection_problem(error) from None
@@ -125,7 +126,8 @@ class Endpoint:
 def _pieces(response: Any, deadline: float) -> Iterator[bytes]:  # noqa: ANN401
     """The body as it comes, up to the deadline: a read's own timeout begins anew with every byte."""
     total = 0
-    for piece in response.iter_content(_CHUNK_BYTES):
+    # Not iter_content, which waits until a whole chunk is there.
+    while piece := response.raw.read1(_CHUNK_BYTES, decode_content=True):
         total += len(piece)
         if total > MOST_ANSWER_BYTES:
             raise TransientError(f"an answer of more than {MOST_ANSWER_BYTES >> 20} MiB", may_be_billed=True)
@@ -200,7 +202,7 @@ def _joined_stream(body: bytes) -> dict[str, Any]:
         if "error" in event:
             raise TransientError("an error in the stream", may_be_billed=True)
         usage = event.get("usage") or usage
-        choice = _first_choice(event.get("choices")) if event.get("choices") else {}
+        choice = next((c for c in event.get("choices") or () if isinstance(c, dict) and c.get("index", 0) == 0), {})
         delta = choice.get("delta")
         if isinstance(delta, dict) and isinstance(delta.get("content"), str):
             texts.append(delta["content"])

@@ -1,4 +1,4 @@
-"""What recipes name: ``made:tiny-text``, ``made:tiny-dialogues``, ``made:tiny-feedback`` and the like; ``new: tiny``."""
+"""What recipes name: ``made:tiny-text``, ``made:tiny-dialogues``, ``made:tiny-feedback``, …, and ``new: tiny``."""
 
 from __future__ import annotations
 
