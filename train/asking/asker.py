@@ -10,7 +10,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from zephyr_local.errors import InvalidInputError, ZephyrError
 from zephyr_local.train.asking.endpoint import Endpoint
-from zephyr_local.train.asking.ledger import Ledger
+from zephyr_local.train.asking.ledger import BudgetReachedError, Ledger
 from zephyr_local.train.asking.local import LocalModel
 from zephyr_local.train.asking.models import ModelSpec
 from zephyr_local.train.asking.pace import Pace
@@ -24,6 +24,7 @@ LONGEST_WAIT_S: Final = 60.0
 MOST_RETRY_AFTER_S: Final = 900.0
 """An endpoint that wants to be left alone for longer ends the run; it goes on when the command is given again."""
 READABLE_ATTEMPTS: Final = 3
+_BUDGET_LOOK_S: Final = 0.05
 MOST_UNANSWERED_IN_A_ROW: Final = 3
 """After so many questions, each tried as often as the model's `attempts` say, it is down."""
 
@@ -204,7 +205,7 @@ class Asker:
         spec = self.model.spec
         if not self._pace.wait(request.most_prompt_tokens + request.max_tokens, stop):
             raise StoppedError
-        number = self._ledger.begin(request, key, spec.name, spec.price)
+        number = self._begin(request, key, stop)
         may_be_billed = True
         try:
             answer = self.model.ask(request)
@@ -226,6 +227,17 @@ class Asker:
         )
         tally.estimated |= answer.estimated
         return answer
+
+    def _begin(self, request: Request, key: str, stop: threading.Event) -> int:
+        """As Ledger.begin; where the budget is short, once those under way have told what they really cost."""
+        while True:
+            busy = self._ledger.n_under_way > 0
+            try:
+                return self._ledger.begin(request, key, self.model.spec.name, self.model.spec.price)
+            except BudgetReachedError:
+                if not busy or stop.is_set():
+                    raise
+                stop.wait(_BUDGET_LOOK_S)
 
     def _leave_alone(self, seconds: float) -> None:
         if seconds > MOST_RETRY_AFTER_S:

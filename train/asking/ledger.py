@@ -164,6 +164,12 @@ class Ledger:
             at_most = self._under_way.pop(number)
             self._spent += at_most if may_be_billed else 0.0
 
+    @property
+    def n_under_way(self) -> int:
+        """Requests that have begun and not ended."""
+        with self._lock:
+            return len(self._under_way)
+
     def cost(self) -> float:
         """What all answers that are kept cost, in dollars."""
         row = self._one("select coalesce(sum(cost), 0) from answers")
