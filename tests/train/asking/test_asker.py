@@ -136,7 +136,7 @@ def test_one_question_without_an_answer_keeps_the_others(tmp_path: Path):
             return ""
         return echo(messages)
 
-    with StandIn(answer, faults) as stand_in:
+    with StandIn(answer) as stand_in:
         with pytest.raises(
             UnansweredError, match=r"model left 1 questions without an answer \(an answer without text, 4"
         ):
