@@ -34,7 +34,7 @@ create table answers (
 ) without rowid;
 create table refusals (key text primary key, model text not null, reason text not null) without rowid;
 create table sent (              -- requests without an answer: under way, or cut off
-    number integer primary key,
+    number integer primary key autoincrement,
     key text not null,
     model text not null,
     at_most real not null,       -- dollars
@@ -159,8 +159,8 @@ class Ledger:
     def give_up(self, number: int, *, may_be_billed: bool) -> None:
         """End a try that brought no answer; one that may be billed goes on counting against the budget."""
         statement = "update sent set owner = ''" if may_be_billed else "delete from sent"
-        self._execute(f"{statement} where number = ?", number)
-        with self._lock:
+        with self._lock, self._refusals_told():
+            self._file.execute(f"{statement} where number = ?", (number,))
             at_most = self._under_way.pop(number)
             self._spent += at_most if may_be_billed else 0.0
 

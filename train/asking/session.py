@@ -69,8 +69,7 @@ class Session:
     def ask(self, questions: Questions, read: Callable[[str], T]) -> list[T | Refused]:
         """The outcome of each question to one model, in their order. Raises what Asker.ask raises."""
         unique = list(dict.fromkeys(questions.requests))  # the same question twice is one question
-        tally = Tally(questions.name, total=len(unique))
-        self.tallies.append(tally)
+        tally = self._tally(questions.name, len(unique))
         found: dict[Request, T | Refused] = {}
         asker = Asker(open_model(questions.spec), self.ledger, self._tell)
         self._active.append(asker)
@@ -109,6 +108,15 @@ class Session:
             if index not in outcomes:
                 outcomes[index] = self.ask(questions, read)
         return [outcomes[index] for index in range(len(asked))]
+
+    def _tally(self, name: str, more: int) -> Tally:
+        """The purpose's counts, which go on where it comes again."""
+        tally = next((tally for tally in self.tallies if tally.name == name), None)
+        if tally is None:
+            tally = Tally(name)
+            self.tallies.append(tally)
+        tally.total += more
+        return tally
 
     def _stop_all(self) -> None:
         for asker in list(self._active):

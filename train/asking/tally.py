@@ -13,8 +13,8 @@ class Tally:
     """Counts of one purpose, such as one judge's; any thread may add to it."""
 
     name: str
-    total: int | None = None
-    """How many questions there are, where that is known."""
+    total: int = 0
+    """How many questions there are, as far as is known."""
     done: int = 0
     """Questions that are answered, or never will be."""
     asked: int = 0
@@ -47,8 +47,7 @@ class Tally:
 
     def line(self) -> str:
         """How far it is, in one line."""
-        of = f" of {self.total:,}" if self.total is not None else ""
-        parts = [f"{self.name}: {self.done:,}{of}"]
+        parts = [f"{self.name}: {self.done:,} of {self.total:,}"]
         if self.kept:
             parts.append(f"{self.kept:,} from before")
         for what, counts in (("asked again", self.unreadable), ("retried", self.retried), ("no answer", self.refused)):
