@@ -39,6 +39,7 @@ def draw_radar(path: Path, scores: Sequence[ModelScore], categories: Sequence[st
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
     axes.set_xticks(angles, categories)
+    axes.tick_params(axis="x", pad=16)
     axes.set_ylim(0, HIGHEST_RATING)
     for score in scores:
         values = [score.by_category.get(category, 0.0) for category in categories]

@@ -48,11 +48,11 @@ class AblationSettings:
     teacher_steps: int = 600
     """Of the dSFT whose answers are rated; all runs share the pairs, as the paper's share UltraFeedback."""
     prompts: int = 2000
-    """That feedback is given on; about 1 in 12 gives no pair, and a tenth of the rest is held out."""
+    """That feedback is given on; nearly all give a pair, and a tenth of the pairs is held out."""
     start_steps: int = 300
     """Of dSFT before a second stage."""
     second_steps: int = 100
-    """Of the second stage: one epoch over the pairs. A run has start_steps + second_steps in all, whatever its
+    """Of the second stage: nine tenths of an epoch over the pairs. A run has start_steps + second_steps in all, whatever its
     stages."""
     epochs: int = 5
     """Of the dDPO that goes on for longer."""
