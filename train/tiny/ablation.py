@@ -52,8 +52,8 @@ class AblationSettings:
     start_steps: int = 300
     """Of dSFT before a second stage."""
     second_steps: int = 100
-    """Of the second stage: nine tenths of an epoch over the pairs. A run has start_steps + second_steps in all, whatever its
-    stages."""
+    """Of the second stage: nine tenths of an epoch over the pairs. A run has start_steps + second_steps in all,
+    whatever its stages."""
     epochs: int = 5
     """Of the dDPO that goes on for longer."""
     judged: int = 400
