@@ -83,9 +83,8 @@ class RoundSettings:
         except TypeError as error:
             raise InvalidInputError(f"{where}: {error}", "Mend the recipe") from None
         if bool(settings.data) == bool(settings.prompts):
-            raise InvalidInputError(
-                f"{where} has {'both' if settings.data else 'neither'} data and prompts", "Give one"
-            )
+            what = "both data and prompts" if settings.data else "neither data nor prompts"
+            raise InvalidInputError(f"{where} has {what}", "Give one of the two")
         if settings.prompts and not settings.judge:
             raise InvalidInputError(f"{where} names no judge", "Give one: --set rounds.judge=MODEL")
         if "ddpo" not in recipe.stages:

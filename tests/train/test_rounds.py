@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -29,30 +30,52 @@ def judging(messages: Messages) -> str:
     return "\n\n".join(f"Answer {n}\nRating: {rating}\nReason: drawn." for n, rating in enumerate(drawn, 1))
 
 
-def recipe_with_rounds(folder: Path, url: str) -> Recipe:
+def build_with_rounds(folder: Path) -> Path:
     rounds = {"prompts": ["prompts.jsonl"], "judge": "judge", "models": "models.toml", "n_prompts": 6, "gguf": "f32"}
     rounds |= {"samples": 3, "max_tokens": 12, "ddpo": {"max_steps": 2}}
-    build_recipe(folder, {"dsft": {"max_steps": 2}, "ddpo": {"max_steps": 2}}, name="small", rounds=rounds)
+    build_recipe(folder, {"ddpo": {"max_steps": 2}}, name="small", rounds=rounds)
     prompts = (json.dumps({"prompt": f"What is {number}?"}) for number in range(N_PROMPTS))
     (folder / "prompts.jsonl").write_text("\n".join(prompts))
-    (folder / "models.toml").write_text(f'[judge]\nurl = "{url}"\nmodel = "j"\nretry_wait_s = 0.01\nattempts = 2\n')
-    return Recipe.read(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first_round(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe's folder, and its run before any further round."""
+    folder = build_with_rounds(tmp_path_factory.mktemp("rounds") / "recipe")
+    out = folder.parent / "out"
+    run_rounds(Recipe.read(folder), out, 1, RunOptions(threads=1))
+    return folder, out
+
+
+class Begun:
+    """A copy of that run, and the recipe with its judge at an address."""
+
+    def __init__(self, first_round: tuple[Path, Path], folder: Path, url: str) -> None:
+        self.out = folder / "out"
+        shutil.copytree(first_round[1], self.out)
+        models = folder / "models.toml"
+        models.write_text(f'[judge]\nurl = "{url}"\nmodel = "j"\nretry_wait_s = 0.01\nattempts = 2\n')
+        self._folder, self._models = first_round[0], models
+
+    def recipe(self, *overrides: str) -> Recipe:
+        return Recipe.read(self._folder, [f"rounds.models={self._models}", *overrides])
 
 
 def rated(out: Path, number: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / f"round-{number}" / "rated.jsonl").read_text().splitlines()]
 
 
-def test_each_round_answers_is_judged_and_trains_from_the_one_before(tmp_path: Path):
+def test_each_round_answers_is_judged_and_trains_from_the_one_before(tmp_path: Path, first_round: tuple[Path, Path]):
     said: list[str] = []
-    out = tmp_path / "out"
     with StandIn(judging) as stand_in:
-        recipe = recipe_with_rounds(tmp_path / "recipe", stand_in.url)
-        result = run_rounds(recipe, out, 3, RunOptions(threads=1), said.append)
+        begun = Begun(first_round, tmp_path, stand_in.url)
+        out = begun.out
+        result = run_rounds(begun.recipe(), out, 3, RunOptions(threads=1), said.append)
         n_asked = len(stand_in.served)
         assert n_asked == 2 * 6 * 4  # two rounds of six prompts, judged by four criteria
         assert result.model == out / "round-3" / "run" / "ddpo"
-        again = run_rounds(recipe, out, 3, RunOptions(threads=1), said.append)
+        again = run_rounds(begun.recipe(), out, 3, RunOptions(threads=1), said.append)
         assert again == result
         assert len(stand_in.served) == n_asked
     assert [record["instruction"] for record in rated(out, 2)] == [f"What is {n}?" for n in range(6)]
@@ -66,30 +89,25 @@ def test_each_round_answers_is_judged_and_trains_from_the_one_before(tmp_path: P
     assert not list(out.glob("round-*/*.gguf"))  # what answered is not kept
 
 
-def test_a_round_goes_on_where_its_judge_left_it(tmp_path: Path):
-    out = tmp_path / "out"
-    with StandIn(judging) as stand_in:
-        recipe = recipe_with_rounds(tmp_path / "recipe", stand_in.url)
-        stand_in.faults = lambda number: Fault.ERROR if number >= 10 else None
+def test_a_round_goes_on_where_its_judge_left_it(tmp_path: Path, first_round: tuple[Path, Path]):
+    with StandIn(judging, lambda number: Fault.ERROR if number >= 10 else None) as stand_in:
+        begun = Begun(first_round, tmp_path, stand_in.url)
         with pytest.raises(UnansweredError):
-            run_rounds(recipe, out, 2, RunOptions(threads=1))
-        kept = 10
+            run_rounds(begun.recipe(), begun.out, 2, RunOptions(threads=1))
         stand_in.faults = lambda _number: None
         n_before = len(stand_in.served)
-        run_rounds(recipe, out, 2, RunOptions(threads=1))
-        assert len(stand_in.served) - n_before == 24 - kept
-    assert len(rated(out, 2)) == 6
+        run_rounds(begun.recipe(), begun.out, 2, RunOptions(threads=1))
+        assert len(stand_in.served) - n_before == 24 - 10
+    assert len(rated(begun.out, 2)) == 6
 
 
-def test_a_half_rated_round_is_not_mixed_with_another(tmp_path: Path):
-    out = tmp_path / "out"
+def test_a_half_rated_round_is_not_mixed_with_another(tmp_path: Path, first_round: tuple[Path, Path]):
     with StandIn(judging, lambda _number: Fault.FORBIDDEN) as stand_in:
-        recipe = recipe_with_rounds(tmp_path / "recipe", stand_in.url)
+        begun = Begun(first_round, tmp_path, stand_in.url)
         with pytest.raises(InvalidInputError, match="401"):
-            run_rounds(recipe, out, 2, RunOptions(threads=1))
-        other = Recipe.read(tmp_path / "recipe", ["rounds.samples=2"])
+            run_rounds(begun.recipe(), begun.out, 2, RunOptions(threads=1))
         with pytest.raises(InvalidInputError, match=r"begun with other settings: rounds.samples was 3"):
-            run_rounds(other, out, 2, RunOptions(threads=1))
+            run_rounds(begun.recipe("rounds.samples=2"), begun.out, 2, RunOptions(threads=1))
 
 
 @pytest.mark.parametrize(
@@ -97,13 +115,12 @@ def test_a_half_rated_round_is_not_mixed_with_another(tmp_path: Path):
     [
         (["rounds.speed=3"], "unknown key speed"),
         (["rounds.judge=''"], "names no judge"),
-        (["rounds.prompts=[]"], "has neither data and prompts"),
+        (["rounds.prompts=[]"], "has neither data nor prompts"),
         (["rounds.data=['made:x?n=1']"], "has both data and prompts"),
-        (["stages=[dsft]"], "which the recipe has not"),
     ],
 )
 def test_rounds_that_are_wrong_are_told_before_anything_runs(tmp_path: Path, overrides: list[str], words: str):
-    recipe_with_rounds(tmp_path / "recipe", "http://127.0.0.1:9/v1")
+    build_with_rounds(tmp_path / "recipe")
     with pytest.raises(InvalidInputError, match=words):
         RoundSettings.of(Recipe.read(tmp_path / "recipe", overrides))
 
@@ -113,6 +130,11 @@ def test_a_recipe_without_rounds_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert command_line(["train", "run", str(folder), "-o", str(tmp_path / "out"), "--rounds", "2"]) == 2
     assert "the recipe small has no rounds" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_rounds_want_the_stage_that_they_repeat():
+    with pytest.raises(InvalidInputError, match="which the recipe has not"):
+        RoundSettings.of(Recipe.read("tiny", ["stages=[pretrain, dsft]"]))
 
 
 @pytest.mark.parametrize("name", ["tiny", "qlora-24gb", "zephyr-7b-beta"])
