@@ -66,8 +66,12 @@ class StandIn:
     answer: Callable[[Messages], str]
     faults: Callable[[int], Fault | None] = lambda _number: None
     """Of the request that came as the so manieth, from 0."""
+    fault_of: Callable[[Messages], Fault | None] = lambda _messages: None
+    """Of what is asked."""
     delay_s: Callable[[int], float] = lambda _number: 0.0
     retry_after_s: float = 1.0
+    ascii_only: bool = True
+    """Whether a stream's JSON escapes all other characters."""
     served: list[Served] = field(default_factory=list)
     most_at_once: int = 0
 
@@ -103,7 +107,8 @@ class StandIn:
     def begin(self, key: str, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, Served]:
         with self._lock:
             number = len(self.served)
-            served = Served(key, body, headers, time.monotonic(), self.faults(number))
+            fault = self.faults(number) or self.fault_of(body["messages"])
+            served = Served(key, body, headers, time.monotonic(), fault)
             self.served.append(served)
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
@@ -209,7 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.ORDER:
             events.insert(1, {"choices": [{"index": 1, "delta": {"content": "another"}, "finish_reason": None}]})
         for event in events:
-            self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+            data = json.dumps(event, ensure_ascii=self.owner.ascii_only)
+            self.wfile.write(b"data: " + data.encode() + b"\n\n")
             self.wfile.flush()
             if fault is Fault.CUT:
                 return

@@ -25,7 +25,7 @@ def folder_lock(folder: Path) -> Iterator[int]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}", "Choose another --out") from None
+        raise OutputError(f"{folder} cannot be written: {error.strerror}", "Choose another folder") from None
     try:
         _lock(descriptor, folder)
         yield descriptor

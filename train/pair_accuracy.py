@@ -119,6 +119,8 @@ class PairAccuracy:
     mean_reward_chosen: float
     mean_reward_rejected: float
     beta: float
+    right: tuple[bool, ...] = ()
+    """Pair by pair, in their order."""
 
     @property
     def pick_the_longer(self) -> Share:
@@ -195,6 +197,7 @@ def pair_accuracy(scores: Iterable[PairScore], *, beta: float = DEFAULT_BETA) ->
         mean_reward_chosen=fmean(chosen for chosen, _ in rewards),
         mean_reward_rejected=fmean(rejected for _, rejected in rewards),
         beta=beta,
+        right=tuple(margin > 0 for margin in margins),
     )
 
 

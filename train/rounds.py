@@ -106,6 +106,7 @@ def run_rounds(
     result = run_recipe(recipe, out, options, say)
     for number in range(2, n_rounds + 1):
         folder = Path(out).absolute() / f"round-{number}"
+        _require_same(settings, folder)
         if settings.data:
             train = [source.replace(ROUND_MARK, str(number)) for source in settings.data]
         else:
@@ -128,7 +129,7 @@ def _recipe_of_round(
     elif recipe.data["ddpo"].test:
         data["test"] = list(recipe.data["ddpo"].test)
     overrides = [
-        f"base={model}",
+        f"base={json.dumps(str(model))}",
         "stages=[ddpo]",
         f"name={recipe.name}-round-{number}",
         f"data.ddpo={json.dumps(data)}",
@@ -147,7 +148,6 @@ def _rate(settings: RoundSettings, number: int, model: Path, folder: Path, say: 
     from zephyr_local.train.feedback.ratings import read_templates
     from zephyr_local.train.prepare import records_of
 
-    _require_same(settings, folder)
     gguf = folder / f"answering-{settings.gguf.upper()}.gguf"
     if not gguf.is_file():
         _convert(model, gguf, settings.gguf)
@@ -174,13 +174,10 @@ def _rate(settings: RoundSettings, number: int, model: Path, folder: Path, say: 
             say(f"round {number}: {tally.line()}")
 
     with Session(folder / "asked", settings.budget, tell) as session:
-        session.require_priced([judge])
-        feedback = give_feedback(session, wanted, feedback_settings, folder / "rated.jsonl", report, say)
+        session.require_ready([judge])
+        give_feedback(session, wanted, feedback_settings, folder / "rated.jsonl", report, say)
         for line in session.summary():
             say(f"round {number}: {line}")
-    if not feedback.n_records:
-        (folder / "rated.jsonl").unlink()
-        raise InvalidInputError(f"no prompt is left for round {number}", "Give more prompts, or a smaller n_prompts")
     gguf.unlink()
 
 

@@ -16,6 +16,7 @@ from tests.train.recipe_builder import build_recipe
 from zephyr_local.cli.main import run as command_line
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.asking.asker import UnansweredError
+from zephyr_local.train.asking.ledger import BudgetReachedError
 from zephyr_local.train.recipe import Recipe
 from zephyr_local.train.rounds import RoundSettings, run_rounds
 from zephyr_local.train.run import RunOptions
@@ -51,11 +52,11 @@ def first_round(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 class Begun:
     """A copy of that run, and the recipe with its judge at an address."""
 
-    def __init__(self, first_round: tuple[Path, Path], folder: Path, url: str) -> None:
+    def __init__(self, first_round: tuple[Path, Path], folder: Path, url: str, more: str = "") -> None:
         self.out = folder / "out"
         shutil.copytree(first_round[1], self.out)
         models = folder / "models.toml"
-        models.write_text(f'[judge]\nurl = "{url}"\nmodel = "j"\nretry_wait_s = 0.01\nattempts = 2\n')
+        models.write_text(f'[judge]\nurl = "{url}"\nmodel = "j"\nretry_wait_s = 0.01\nattempts = 2\n{more}')
         self._folder, self._models = first_round[0], models
 
     def recipe(self, *overrides: str) -> Recipe:
@@ -108,6 +109,18 @@ def test_a_half_rated_round_is_not_mixed_with_another(tmp_path: Path, first_roun
             run_rounds(begun.recipe(), begun.out, 2, RunOptions(threads=1))
         with pytest.raises(InvalidInputError, match=r"begun with other settings: rounds.samples was 3"):
             run_rounds(begun.recipe("rounds.samples=2"), begun.out, 2, RunOptions(threads=1))
+
+
+def test_a_budget_that_ends_a_round_leaves_it_to_go_on(tmp_path: Path, first_round: tuple[Path, Path]):
+    with StandIn(judging) as stand_in:
+        begun = Begun(first_round, tmp_path, stand_in.url, "price = {input = 1000, output = 1000}")
+        with pytest.raises(BudgetReachedError):
+            run_rounds(begun.recipe("rounds.budget=4"), begun.out, 2, RunOptions(threads=1))
+        assert not (begun.out / "round-2" / "rated.jsonl").exists()
+        assert 0 < len(stand_in.served) < 24
+        run_rounds(begun.recipe("rounds.budget=1000"), begun.out, 2, RunOptions(threads=1))
+        assert len(stand_in.served) == 24
+    assert len(rated(begun.out, 2)) == 6
 
 
 @pytest.mark.parametrize(

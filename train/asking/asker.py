@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from zephyr_local.errors import InvalidInputError, ZephyrError
-from zephyr_local.train.asking.endpoint import Endpoint
 from zephyr_local.train.asking.ledger import BudgetReachedError, Ledger
-from zephyr_local.train.asking.local import LocalModel
 from zephyr_local.train.asking.models import ModelSpec
 from zephyr_local.train.asking.pace import Pace
-from zephyr_local.train.asking.request import Answer, RefusedError, Request, TransientError, UnreadableError
+from zephyr_local.train.asking.request import (
+    CONTENT_FILTER,
+    Answer,
+    Price,
+    RefusedError,
+    Request,
+    TransientError,
+    UnreadableError,
+)
 from zephyr_local.train.asking.tally import Tally
 from zephyr_local.train.asking.workers import Workers
 
@@ -25,8 +31,13 @@ MOST_RETRY_AFTER_S: Final = 900.0
 """An endpoint that wants to be left alone for longer ends the run; it goes on when the command is given again."""
 READABLE_ATTEMPTS: Final = 3
 _BUDGET_LOOK_S: Final = 0.05
+_SHOWN_REPLY: Final = 200
 MOST_UNANSWERED_IN_A_ROW: Final = 3
 """After so many questions, each tried as often as the model's `attempts` say, it is down."""
+
+
+class UselessError(ZephyrError):
+    """The first questions all failed in a way that the others would, too."""
 
 
 class UnansweredError(ZephyrError):
@@ -53,6 +64,10 @@ class Refused:
     reason: str
     text: str = ""
     """The last answer, where it could not be read."""
+    at_once: bool = False
+    """Whether the question itself was turned down."""
+    unreadable: bool = False
+    """Whether there were answers, and none could be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +80,19 @@ class Asked(Generic[T]):
     """The answer as it was read."""
 
 
-def open_model(spec: ModelSpec) -> Model:
-    """The model of a specification that can be asked. Raises InvalidInputError and ModelNotFoundError."""
-    return Endpoint(spec) if spec.kind == "endpoint" else LocalModel(spec)
+def _nothing_useful(spec: ModelSpec, count: int, last: object) -> UselessError:
+    assert isinstance(last, Refused)
+    if last.unreadable:
+        said = " ".join(last.text.split())
+        shown = said[:_SHOWN_REPLY] + ("…" if len(said) > _SHOWN_REPLY else "")
+        return UselessError(
+            f"the first {count} questions to {spec.name} got {last.reason}. The last reply: {shown!r}",
+            "Read what it says: another model or template may do; more max_tokens, where replies are cut",
+        )
+    return UselessError(
+        f"{spec.name} turned down the first {count} questions: {last.reason}",
+        "Check what it is sent: a --models file can change max_tokens_key, max_tokens, seed, temperature, n_ctx",
+    )
 
 
 class StoppedError(Exception):
@@ -77,10 +102,24 @@ class StoppedError(Exception):
 class Asker:
     """Asks one model, once, and keeps every answer in the ledger."""
 
-    def __init__(self, model: Model, ledger: Ledger, tell: Callable[[Tally], object] = lambda _tally: None) -> None:
-        """`tell` is called on the caller's thread after each outcome."""
-        self.model, self._ledger, self._tell = model, ledger, tell
-        self._pace = Pace(model.spec.requests_per_minute, model.spec.tokens_per_minute)
+    def __init__(
+        self,
+        model: Model,
+        ledger: Ledger,
+        pace: Pace | None = None,
+        *,
+        skip_failed: bool = False,
+        tell: Callable[[Tally], object] = lambda _tally: None,
+        on_interrupt: Callable[[int], object] = lambda _n_under_way: None,
+    ) -> None:
+        """`pace` is shared with others that ask the same endpoint; `tell` is called on the caller's thread after each
+        outcome, and `on_interrupt` at Ctrl+C, with how many requests are waited for. With `skip_failed` a question
+        whose every try failed counts as turned down.
+        """
+        self.model, self._ledger, self._tell, self._skip_failed = model, ledger, tell, skip_failed
+        self._on_interrupt = on_interrupt
+        self._pace = pace or Pace(model.spec.requests_per_minute, model.spec.tokens_per_minute)
+        self._price = model.spec.price or Price()
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -99,15 +138,22 @@ class Asker:
         workers: Workers[Request, T | Refused] = Workers(
             lambda request, stop: self._outcome(request, read, tally, stop), spec.concurrency, self._stop
         )
-        unanswered, in_a_row, last_problem = 0, 0, ""
+        unanswered, in_a_row, useless, useful, last_problem = 0, 0, 0, False, ""
+        most_in_a_row = max(MOST_UNANSWERED_IN_A_ROW, spec.concurrency)
         fatal: ZephyrError | None = None
         stopped = False
         try:
             for index, result in workers.results(requests):
                 if isinstance(result, TransientError):
                     unanswered, in_a_row, last_problem = unanswered + 1, in_a_row + 1, result.reason
-                    if in_a_row >= max(MOST_UNANSWERED_IN_A_ROW, spec.concurrency):
+                    if in_a_row >= most_in_a_row:
                         workers.stop.set()
+                    elif self._skip_failed:
+                        unanswered -= 1
+                        reason = f"{result.reason}, {spec.attempts} times"
+                        tally.count("refused", reason)
+                        tally.add(done=1)
+                        yield Asked(index, Refused(reason))
                 elif isinstance(result, ZephyrError):
                     fatal = fatal or result
                     workers.stop.set()
@@ -117,10 +163,20 @@ class Asker:
                     raise result
                 else:
                     in_a_row = 0
+                    failed = isinstance(result, Refused) and (result.at_once or result.unreadable)
+                    useless, useful = useless + failed, useful or not failed
+                    if useless >= most_in_a_row and not useful:
+                        # A mistake in what is sent or in who is asked, more likely than one in each question.
+                        fatal = fatal or _nothing_useful(spec, useless, result)
+                        workers.stop.set()
                     tally.add(done=1)
                     self._tell(tally)
                     yield Asked(index, result)
             stopped = self._stop.is_set()
+        except KeyboardInterrupt:
+            workers.stop.set()
+            self._on_interrupt(self._ledger.n_under_way)
+            raise
         finally:
             workers.end()
         if fatal is not None:
@@ -133,42 +189,44 @@ class Asker:
         if stopped:
             raise StoppedError
 
-    def close(self) -> None:
-        """Free the model."""
-        self.model.close()
-
     # --- on the threads ---
 
     def _outcome(self, request: Request, read: Callable[[str], T], tally: Tally, stop: threading.Event) -> T | Refused:
         """Ask until there is a readable answer, or none to be had."""
-        reason = text = ""
-        for _ in range(READABLE_ATTEMPTS):
+        reason, text, n_kept = "", "", 0
+        for attempt in range(READABLE_ATTEMPTS):
             try:
-                answer = self._answer(request, tally, stop)
+                answer, kept = self._answer(request, tally, stop)
             except RefusedError as error:
                 tally.count("refused", str(error))
-                return Refused(str(error))
+                return Refused(str(error), at_once=True)
+            n_kept += kept
+            text = answer.text
+            if answer.finish_reason == CONTENT_FILTER:
+                tally.count("refused", "the endpoint's content filter")
+                return Refused("the endpoint's content filter", text)
             try:
-                text = answer.text
-                return read(text)
+                if not text.strip():
+                    raise UnreadableError("an empty answer")
+                value = read(text)
+                tally.add(kept=n_kept == attempt + 1)
+                return value
             except UnreadableError as error:
                 reason = str(error)
                 tally.count("unreadable", reason)
                 request = request.again()
         reason = f"no readable answer in {READABLE_ATTEMPTS} attempts: {reason}"
         tally.count("refused", reason)
-        return Refused(reason, text)
+        tally.add(kept=n_kept == READABLE_ATTEMPTS)
+        return Refused(reason, text, unreadable=True)
 
-    def _answer(self, request: Request, tally: Tally, stop: threading.Event) -> Answer:
-        """The kept answer, or the model's; a kept refusal is raised anew."""
+    def _answer(self, request: Request, tally: Tally, stop: threading.Event) -> tuple[Answer, bool]:
+        """The answer, and whether it was kept from before."""
         key = request.key(self.model.identity)
-        refusal = self._ledger.refusal(key)
-        kept = self._ledger.answer(key) if refusal is None else None
-        if refusal is not None or kept is not None:
-            tally.add(kept=1)
-        if refusal is not None:
-            raise RefusedError(refusal)
-        return kept if kept is not None else self._retrying(request, key, tally, stop)
+        kept = self._ledger.answer(key)
+        if kept is not None:
+            return kept, True
+        return self._retrying(request, key, tally, stop), False
 
     def _retrying(self, request: Request, key: str, tally: Tally, stop: threading.Event) -> Answer:
         try:
@@ -188,10 +246,8 @@ class Asker:
             error = state.outcome.exception() if state.outcome is not None else None
             assert isinstance(error, TransientError)
             tally.count("retried", error.reason)
-            if error.retry_after_s is not None:
-                return error.retry_after_s
             doubled = self.model.spec.retry_wait_s * 2.0 ** (state.attempt_number - 1)
-            return min(LONGEST_WAIT_S, doubled) * random.uniform(0.5, 1.0)
+            return max(error.retry_after_s or 0.0, min(LONGEST_WAIT_S, doubled) * random.uniform(0.5, 1.0))
 
         return Retrying(
             retry=retry_if_exception_type(TransientError),
@@ -206,36 +262,36 @@ class Asker:
         if not self._pace.wait(request.most_prompt_tokens + request.max_tokens, stop):
             raise StoppedError
         number = self._begin(request, key, stop)
-        may_be_billed = True
         try:
             answer = self.model.ask(request)
-            self._ledger.keep(number, key, spec.name, answer, spec.price)
-        except RefusedError as error:
-            self._ledger.refuse(number, key, spec.name, str(error))
+            self._ledger.keep(number, key, spec.name, answer, self._price)
+        except (RefusedError, InvalidInputError):  # an endpoint that turns a question away has not begun to answer
+            self._ledger.give_up(number, may_be_billed=False)
             raise
-        except BaseException as error:
-            may_be_billed = isinstance(error, TransientError) and error.may_be_billed
-            self._ledger.give_up(number, may_be_billed=may_be_billed)
-            if isinstance(error, TransientError) and error.retry_after_s is not None:
+        except TransientError as error:
+            self._ledger.give_up(number, may_be_billed=error.may_be_billed)
+            if error.retry_after_s is not None:
                 self._leave_alone(error.retry_after_s)
             raise
+        except BaseException:
+            self._ledger.give_up(number, may_be_billed=True)
+            raise
         tally.add(
+            estimated=answer.estimated,
             asked=1,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
-            cost=spec.price.of(answer.prompt_tokens, answer.completion_tokens),
+            cost=self._price.of(answer.prompt_tokens, answer.completion_tokens),
         )
-        tally.estimated |= answer.estimated
         return answer
 
     def _begin(self, request: Request, key: str, stop: threading.Event) -> int:
         """As Ledger.begin; where the budget is short, once those under way have told what they really cost."""
         while True:
-            busy = self._ledger.n_under_way > 0
             try:
-                return self._ledger.begin(request, key, self.model.spec.name, self.model.spec.price)
-            except BudgetReachedError:
-                if not busy or stop.is_set():
+                return self._ledger.begin(request, key, self.model.spec.name, self._price)
+            except BudgetReachedError as error:
+                if not error.waits or stop.is_set():
                     raise
                 stop.wait(_BUDGET_LOOK_S)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,12 @@ MOST_ANSWER_BYTES: Final = 16 << 20
 CONNECT_TIMEOUT_S: Final = 20.0
 _CHUNK_BYTES: Final = 4096
 _MOST_QUOTED: Final = 300
-_RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+_MOST_SECONDS: Final = 1e7
+_MOST_TOKENS: Final = 1_000_000_000
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_RETRIED: Final = frozenset({408, 409, 425, 429})
+_NOT_BEGUN: Final = frozenset({408, 409, 425, 429, 503, 529})
+"""With these an endpoint turns a request away; with another error it, or one behind it, may have been at work."""
 _FATAL: Final = frozenset({401, 402, 403, 404, 405})
 
 
@@ -41,6 +47,7 @@ class Endpoint:
         self.identity = f"{spec.url.rstrip('/')}#{spec.model}"
         self._requests, self._urllib3 = requests, urllib3
         self._of_thread = threading.local()
+        self._key = spec.api_key
 
     def ask(self, request: Request) -> Answer:
         """One try. Raises TransientError, RefusedError and ZephyrError kinds."""
@@ -51,6 +58,7 @@ class Endpoint:
                 f"{self.spec.url.rstrip('/')}/chat/completions",
                 data=json.dumps(self._body(request)).encode(),
                 headers=self._headers(request),
+                auth=self._authorized,  # or requests takes what a .netrc has
                 timeout=(min(CONNECT_TIMEOUT_S, self.spec.timeout_s), self.spec.timeout_s),
                 stream=True,
                 allow_redirects=False,
@@ -61,6 +69,11 @@ class Endpoint:
                 content_type = response.headers.get("Content-Type", "")
         except exceptions.ConnectTimeout:
             raise TransientError("no connection in time") from None
+        except exceptions.SSLError as error:
+            raise InvalidInputError(
+                f"{self.spec.name} at {self.spec.url} has no certificate that is trusted here: {_short(str(error))}",
+                "Check the url, or the machine's certificates (SSL_CERT_FILE)",
+            ) from None
         except (exceptions.Timeout, raw.ReadTimeoutError, TimeoutError):
             raise TransientError("no whole answer in time", may_be_billed=True) from None
         except (raw.ProtocolError, raw.DecodeError):
@@ -68,7 +81,11 @@ class Endpoint:
         except exceptions.ConnectionError as error:
             raise _connection_problem(error) from None
         except (exceptions.InvalidURL, exceptions.MissingSchema, exceptions.InvalidHeader) as error:
-            raise InvalidInputError(f"{self.spec.url} cannot be asked: {error}", "Check the url and the key") from None
+            raise InvalidInputError(
+                f"{self.spec.url} cannot be asked: {type(error).__name__}", "Check the url and the proxy's"
+            ) from None
+        except (exceptions.RequestException, raw.HTTPError) as error:
+            raise TransientError(f"no answer ({type(error).__name__})", may_be_billed=True) from None
         if content_type.startswith("text/event-stream") or (self.spec.stream and body.lstrip().startswith(b"data:")):
             return _answer(_joined_stream(body), request)
         return _answer(_json(body), request)
@@ -84,10 +101,12 @@ class Endpoint:
 
     def _headers(self, request: Request) -> dict[str, str]:
         # The key lets an endpoint that knows it give an answer that was lost on its way again, unbilled.
-        headers = {"Content-Type": "application/json", "Idempotency-Key": request.key(self.identity)}
-        if self.spec.api_key is not None:
-            headers["Authorization"] = f"Bearer {self.spec.api_key}"
-        return headers
+        return {"Content-Type": "application/json", "Idempotency-Key": request.key(self.identity)}
+
+    def _authorized(self, prepared: Any) -> Any:  # noqa: ANN401
+        if self._key is not None:
+            prepared.headers["Authorization"] = f"Bearer {self._key}"
+        return prepared
 
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -96,31 +115,37 @@ class Endpoint:
             "temperature": request.temperature,
             "top_p": request.top_p,
             self.spec.max_tokens_key: request.max_tokens,
-            "seed": request.seed,
         }
+        if self.spec.seed:
+            body["seed"] = request.seed
         if self.spec.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return body
 
     def _problem(self, response: Any, deadline: float) -> Exception:  # noqa: ANN401
         status = response.status_code
-        said = _said(response, deadline)
+        said = self._without_key(_said(response, deadline))
         if status == 429 and "insufficient_quota" in said:
             return InvalidInputError(
                 f"{self.spec.name} says that its quota is used up: {said}",
                 "Pay, or name another model; the answers that came are kept",
             )
-        if status in _RETRIED or 520 <= status < 530:
-            return TransientError(f"HTTP {status}", retry_after_s=_retry_after_s(response.headers.get("Retry-After")))
+        if status in _RETRIED or status >= 500:
+            wait = _retry_after_s(response.headers.get("Retry-After"))
+            return TransientError(f"HTTP {status}", retry_after_s=wait, may_be_billed=status not in _NOT_BEGUN)
         if status in _FATAL or 300 <= status < 400:
-            key = f" (the key is read from {self.spec.api_key_env})" if status in (401, 403) else ""
+            variable = self.spec.key_variable
+            source = f"is read from {variable}" if variable else "wants api_key_env in a --models file"
+            key = f" (the key {source})" if status in (401, 403) else ""
             return InvalidInputError(
                 f"{self.spec.name} at {self.spec.url} answers HTTP {status}: {said}",
                 f"Check the url, the model's name and the key{key}; answers that came are kept",
             )
-        if 400 <= status < 500:
-            return RefusedError(f"HTTP {status}: {said}")
-        return TransientError(f"HTTP {status}")
+        return RefusedError(f"HTTP {status}: {said}")
+
+    def _without_key(self, text: str) -> str:
+        """What an endpoint says may hold what it was sent."""
+        return text.replace(self._key, "…") if self._key else text
 
 
 def _pieces(response: Any, deadline: float) -> Iterator[bytes]:  # noqa: ANN401
@@ -137,11 +162,15 @@ def _pieces(response: Any, deadline: float) -> Iterator[bytes]:  # noqa: ANN401
 
 
 def _connection_problem(error: Exception) -> TransientError:
-    text = str(error)  # requests wraps urllib3's errors, and tells some apart by nothing else
-    if "Read timed out" in text:
+    """requests wraps what urllib3 raised, which is what tells."""
+    from urllib3.exceptions import NewConnectionError, ProxyError, ReadTimeoutError
+
+    inner = error.args[0] if error.args else error
+    reason = getattr(inner, "reason", inner)
+    if isinstance(inner, ReadTimeoutError) or isinstance(reason, ReadTimeoutError):
         return TransientError("no whole answer in time", may_be_billed=True)
     # One that was never made cost nothing; one that was closed may have brought the question there.
-    return TransientError("no connection", may_be_billed="Failed to establish" not in text and "refused" not in text)
+    return TransientError("no connection", may_be_billed=not isinstance(reason, (NewConnectionError, ProxyError)))
 
 
 def _said(response: Any, deadline: float) -> str:  # noqa: ANN401
@@ -159,8 +188,12 @@ def _said(response: Any, deadline: float) -> str:  # noqa: ANN401
         text += f" ({code})" if code and str(code) not in text else ""
     except (ValueError, AttributeError):
         pass
+    return _short(text) or "nothing more"
+
+
+def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line[:_MOST_QUOTED] + ("…" if len(line) > _MOST_QUOTED else "") or "nothing more"
+    return line[:_MOST_QUOTED] + ("…" if len(line) > _MOST_QUOTED else "")
 
 
 def _retry_after_s(value: str | None) -> float | None:
@@ -172,9 +205,9 @@ def _retry_after_s(value: str | None) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
-    return max(0.0, seconds) if seconds < 1e6 else None
+    return max(0.0, seconds) if seconds < _MOST_SECONDS else None
 
 
 def _json(body: bytes) -> dict[str, Any]:
@@ -192,17 +225,20 @@ def _joined_stream(body: bytes) -> dict[str, Any]:
     texts: list[str] = []
     finish: str | None = None
     usage: object = None
-    for line in body.decode(errors="replace").splitlines():
-        if not line.startswith("data:"):
+    # Not str.splitlines, which also ends a line at characters that JSON may hold as they are.
+    for line in _LINE_END.split(body):
+        if not line.startswith(b"data:"):
             continue
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
+        data = line.removeprefix(b"data:").strip()
+        if data == b"[DONE]":
             break
-        event = _json(data.encode())
+        event = _json(data)
         if "error" in event:
             raise TransientError("an error in the stream", may_be_billed=True)
         usage = event.get("usage") or usage
-        choice = next((c for c in event.get("choices") or () if isinstance(c, dict) and c.get("index", 0) == 0), {})
+        choices = event.get("choices")
+        some = choices if isinstance(choices, list) else []
+        choice = next((c for c in some if isinstance(c, dict) and c.get("index", 0) == 0), {})
         delta = choice.get("delta")
         if isinstance(delta, dict) and isinstance(delta.get("content"), str):
             texts.append(delta["content"])
@@ -223,22 +259,27 @@ def _first_choice(choices: object) -> dict[str, Any]:
 
 
 def _answer(value: dict[str, Any], request: Request) -> Answer:
+    """The answer, which may be empty: that too is an answer, and may be billed."""
     choice = _first_choice(value.get("choices"))
     message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else None
-    finish = choice.get("finish_reason")
-    if finish == "content_filter":
-        raise RefusedError("the endpoint's content filter")
-    if not isinstance(text, str) or not text.strip():
-        raise TransientError("an answer without text", may_be_billed=True)
+    if not isinstance(message, dict):
+        raise TransientError("an answer without a message", may_be_billed=True)
+    content = message.get("content")
+    text = _whole_characters(content) if isinstance(content, str) else ""
+    finish = str(choice.get("finish_reason") or "stop")
     usage = value.get("usage")
     asked, answered = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     if asked is not None and answered is not None:
-        return Answer(text, str(finish or "stop"), asked, answered)
-    said = min(len(text.encode(errors="replace")), request.max_tokens)
-    return Answer(text, str(finish or "stop"), request.most_prompt_tokens, said, estimated=True)
+        return Answer(text, finish, asked, answered)
+    said = min(len(text.encode()), request.max_tokens)
+    return Answer(text, finish, request.most_prompt_tokens, said, estimated=True)
+
+
+def _whole_characters(text: str) -> str:
+    """The text with halves of a surrogate pair joined, as from two events of a stream, or replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _count(usage: object, name: str) -> int | None:
     count = usage.get(name) if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= _MOST_TOKENS else None

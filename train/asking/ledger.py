@@ -32,7 +32,6 @@ create table answers (
     cost real not null,          -- dollars
     asked_at real not null       -- seconds since 1970
 ) without rowid;
-create table refusals (key text primary key, model text not null, reason text not null) without rowid;
 create table sent (              -- requests without an answer: under way, or cut off
     number integer primary key autoincrement,
     key text not null,
@@ -45,6 +44,11 @@ create table sent (              -- requests without an answer: under way, or cu
 
 class BudgetReachedError(ZephyrError):
     """The next request could cost more than is left of the budget."""
+
+    def __init__(self, problem: str, remedy: str, *, waits: bool) -> None:
+        super().__init__(problem, remedy)
+        self.waits = waits
+        """Whether requests are under way, which may turn out to cost less."""
 
 
 class Ledger:
@@ -100,18 +104,13 @@ class Ledger:
         )
         return Answer(row[0], row[1], row[2], row[3], bool(row[4])) if row is not None else None
 
-    def refusal(self, key: str) -> str | None:
-        """Why the model would not answer a request."""
-        row = self._one("select reason from refusals where key = ?", key)
-        return row[0] if row is not None else None
-
     def begin(self, request: Request, key: str, model: str, price: Price) -> int:
         """Write down that a request is about to be sent; returns the number to end it by.
 
         Raises BudgetReachedError where it could cost more than is left.
         """
         at_most = price.at_most(request)
-        with self._lock, self._transaction():
+        with self._lock:
             if self._budget is not None and at_most > 0:
                 spent = self._spent + sum(self._under_way.values())
                 if spent + at_most > self._budget:
@@ -119,10 +118,13 @@ class Ledger:
                         f"the budget of ${self._budget:.2f} is reached: ${spent:.4f} are spent or under way, and the "
                         f"next request could cost ${at_most:.4f}",
                         "What was answered is kept: the same command with a higher --budget goes on",
+                        waits=bool(self._under_way),
                     )
-            row = self._file.execute(
-                "insert into sent (key, model, at_most, owner) values (?, ?, ?, ?)", (key, model, at_most, self._owner)
-            )
+            with self._transaction():
+                row = self._file.execute(
+                    "insert into sent (key, model, at_most, owner) values (?, ?, ?, ?)",
+                    (key, model, at_most, self._owner),
+                )
             number = int(row.lastrowid or 0)
             self._under_way[number] = at_most
             return number
@@ -130,39 +132,25 @@ class Ledger:
     def keep(self, number: int, key: str, model: str, answer: Answer, price: Price) -> None:
         """Keep an answer that has come."""
         cost = price.of(answer.prompt_tokens, answer.completion_tokens)
-        with self._lock, self._transaction():
-            self._file.execute("delete from sent where number = ?", (number,))
-            self._file.execute(
-                "insert or replace into answers values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    key,
-                    model,
-                    answer.text,
-                    answer.finish_reason,
-                    answer.prompt_tokens,
-                    answer.completion_tokens,
-                    answer.estimated,
-                    cost,
-                    time.time(),
-                ),
-            )
-            self._spent += cost
-            self._under_way.pop(number)
-
-    def refuse(self, number: int, key: str, model: str, reason: str) -> None:
-        """Keep that the model will not answer a request."""
-        with self._lock, self._transaction():
-            self._file.execute("delete from sent where number = ?", (number,))
-            self._file.execute("insert or replace into refusals values (?, ?, ?)", (key, model, reason))
+        counts = (answer.prompt_tokens, answer.completion_tokens, answer.estimated, cost, time.time())
+        with self._lock:
+            with self._transaction():
+                self._file.execute("delete from sent where number = ?", (number,))
+                self._file.execute(
+                    "insert or replace into answers values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (key, model, answer.text, answer.finish_reason, *counts),
+                )
+            self._spent += cost  # after the commit: on a full disk the request still counts as under way
             self._under_way.pop(number)
 
     def give_up(self, number: int, *, may_be_billed: bool) -> None:
         """End a try that brought no answer; one that may be billed goes on counting against the budget."""
         statement = "update sent set owner = ''" if may_be_billed else "delete from sent"
-        with self._lock, self._refusals_told():
-            self._file.execute(f"{statement} where number = ?", (number,))
-            at_most = self._under_way.pop(number)
-            self._spent += at_most if may_be_billed else 0.0
+        with self._lock:
+            with self._refusals_told():
+                self._file.execute(f"{statement} where number = ?", (number,))
+            self._spent += self._under_way.pop(number, 0.0) if may_be_billed else 0.0
+            self._under_way.pop(number, None)
 
     @property
     def n_under_way(self) -> int:

@@ -13,6 +13,7 @@ from zephyr_local.settings import DEFAULT_N_CTX, MAX_N_CTX, MAX_PARALLEL, Engine
 from zephyr_local.train.asking.models import BUNDLED, ModelSpec
 from zephyr_local.train.asking.request import Answer, RefusedError, Request, TransientError
 
+_HEADER_BYTES: Final = 16 << 20
 _SAMPLED_BLOCKS: Final = 64
 _BLOCK_BYTES: Final = 1 << 16
 
@@ -60,7 +61,7 @@ class LocalModel:
         return Answer(reply.text, reply.finish.reason, reply.finish.prompt_tokens, reply.finish.completion_tokens)
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model; another question loads it again."""
         if self._zephyr is not None:
             self._zephyr.close()
             self._zephyr = None
@@ -73,13 +74,13 @@ def _bundled() -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """What tells one model file from another in milliseconds: its size, its beginning, and blocks spread over it.
-
-    A file that was trained on differs in every tensor, so in every block.
+    """What tells one model file from another in a moment: its size, its beginning with all metadata, and blocks spread
+    over the rest. A file that was trained on differs in every tensor, so in every block.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}".encode())
     with path.open("rb") as stream:
+        digest.update(stream.read(_HEADER_BYTES))
         for block in range(_SAMPLED_BLOCKS):
             stream.seek(block * max(0, size - _BLOCK_BYTES) // max(1, _SAMPLED_BLOCKS - 1))
             digest.update(stream.read(_BLOCK_BYTES))

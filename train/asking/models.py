@@ -16,8 +16,12 @@ from zephyr_local.train.data.records import SUFFIXES
 
 Kind = Literal["endpoint", "gguf", "file"]
 
+OPENAI_HOST: Final = "api.openai.com"
+OPENAI_KEY: Final = "OPENAI_API_KEY"
 BUNDLED: Final = "bundled"
 """The tiny model that comes with the package."""
+_NAMELESS: Final = ("model_outputs", "annotations")
+_WORDS: Final = {str: "text, in quotes", int: "whole number", float: "number", bool: "true or false", dict: "table"}
 _FORMS: Final = (
     "a GGUF's path, 'bundled', http(s)://HOST/v1#MODEL, a .jsonl, .json or .parquet file of answers, or a name in the "
     "--models file"
@@ -34,13 +38,15 @@ class ModelSpec:
     """An OpenAI-compatible endpoint's base, such as ``https://api.openai.com/v1``; ``/chat/completions`` follows."""
     model: str = ""
     """The model's name there."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key; the key itself is never written anywhere."""
+    api_key_env: str = ""
+    """The environment variable that holds the key; the key itself is never written anywhere. Without a name no key is
+    sent, but to OpenAI's own host that of OPENAI_API_KEY."""
     gguf: str = ""
     """A local model, run by our engine; ``bundled`` is the tiny one."""
     file: str = ""
     """Answers that are there already."""
-    price: Price = field(default_factory=Price)
+    price: Price | None = None
+    """None: not known, and counted as nothing; two zeros are a price."""
     concurrency: int = 4
     """Requests under way at once."""
     requests_per_minute: float | None = None
@@ -54,6 +60,8 @@ class ModelSpec:
     """Before the second try; it doubles up to a minute. A Retry-After of the endpoint's comes first."""
     stream: bool = False
     """Have the answer sent as it is made: for servers behind a proxy that cuts silent connections."""
+    seed: bool = True
+    """Whether the endpoint takes a seed."""
     max_tokens_key: str = "max_tokens"
     """What the endpoint calls the limit of an answer; newer models of OpenAI's want ``max_completion_tokens``."""
     temperature: float | None = None
@@ -75,6 +83,11 @@ class ModelSpec:
             parts = urlsplit(self.url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise InvalidInputError(f"the model {self.name} has the url {self.url!r}", "Write https://HOST/v1")
+            if parts.username is not None or parts.password is not None:
+                raise InvalidInputError(
+                    f"the url of the model {self.name} holds a name or a password",
+                    "Put the key in a variable: api_key_env",
+                )
             if not self.model:
                 raise InvalidInputError(f"the model {self.name} has a url and no model", "Name the endpoint's model")
         if not 1 <= self.concurrency <= 256:
@@ -85,22 +98,46 @@ class ModelSpec:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InvalidInputError(f"{name} is {value} for {self.name}", "Give a number above 0")
+        for name in ("max_tokens", "n_ctx"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise InvalidInputError(f"{name} is {count} for {self.name}", "Give 1 or more")
+        for name, most in (("temperature", 100.0), ("top_p", 1.0)):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= most:
+                raise InvalidInputError(f"{name} is {value} for {self.name}", f"Give a number from 0 to {most:g}")
 
     @property
     def kind(self) -> Kind:
         return "endpoint" if self.url else "gguf" if self.gguf else "file"
 
     @property
+    def key_variable(self) -> str:
+        """The environment variable that the key is read from; empty: none is sent."""
+        if self.api_key_env:
+            return self.api_key_env
+        return OPENAI_KEY if urlsplit(self.url).hostname == OPENAI_HOST else ""
+
+    @property
     def api_key(self) -> str | None:
-        """The endpoint's key, where the environment has one."""
-        return os.environ.get(self.api_key_env) or None
+        """The endpoint's key, where the environment has one. Raises InvalidInputError for one that cannot be sent."""
+        key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
+        if self.api_key_env and not key:
+            raise InvalidInputError(
+                f"the variable {self.api_key_env} of {self.name} is not set", f"export {self.api_key_env}=…"
+            )
+        if not key.isascii() or not key.isprintable():
+            raise InvalidInputError(
+                f"the key in {self.key_variable} has characters that a key cannot have", "Set the variable anew"
+            )
+        return key or None
 
 
 _KEYS_OF: Final[Mapping[tuple[type, ...], tuple[str, ...]]] = {
     (str,): ("url", "model", "api_key_env", "gguf", "file", "system", "template", "max_tokens_key"),
     (int,): ("concurrency", "attempts", "max_tokens", "n_ctx", "n_gpu_layers"),
     (int, float): ("requests_per_minute", "tokens_per_minute", "timeout_s", "retry_wait_s", "temperature", "top_p"),
-    (bool,): ("stream",),
+    (bool,): ("stream", "seed"),
     (dict,): ("price",),
 }
 _TYPES: Final = {key: kinds for kinds, keys in _KEYS_OF.items() for key in keys}
@@ -142,7 +179,8 @@ class ModelsFile:
         if path.suffix == ".gguf":
             return ModelSpec(name=path.stem, gguf=text)
         if path.suffix in SUFFIXES:
-            return ModelSpec(name=path.stem, file=text)
+            # AlpacaEval keeps NAME/model_outputs.json.
+            return ModelSpec(name=path.absolute().parent.name if path.stem in _NAMELESS else path.stem, file=text)
         known = f"; {self.path} has {', '.join(self.specs)}" if self.specs else ""
         if path.is_dir():
             raise InvalidInputError(
@@ -159,7 +197,7 @@ def _spec(name: str, table: object, path: Path) -> ModelSpec:
         if key not in _TYPES:
             raise InvalidInputError(f"{where} has the unknown key {key}", f"Known: {', '.join(sorted(_TYPES))}")
         if not isinstance(value, _TYPES[key]) or (isinstance(value, bool) and bool not in _TYPES[key]):
-            raise InvalidInputError(f"{key} is {value!r} in {where}", f"Give a {_TYPES[key][0].__name__}")
+            raise InvalidInputError(f"{key} is {value!r} in {where}", f"Give a {_WORDS[_TYPES[key][-1]]}")
     given: dict[str, Any] = dict(table)
     if "price" in given:
         given["price"] = _price(given["price"], where)
@@ -173,4 +211,8 @@ def _price(table: Mapping[str, Any], where: str) -> Price:
     for key, value in table.items():
         if key not in ("input", "output") or not isinstance(value, (int, float)) or isinstance(value, bool):
             raise InvalidInputError(f"price.{key} is {value!r} in {where}", "Write price = {input = 2.5, output = 10}")
+    if set(table) != {"input", "output"}:
+        raise InvalidInputError(
+            f"price has {', '.join(table) or 'nothing'} in {where}", "Write price = {input = 2.5, output = 10}"
+        )
     return Price(**table)

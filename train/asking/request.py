@@ -10,6 +10,8 @@ from typing import Final
 from zephyr_local.chat_types import Message
 from zephyr_local.errors import InvalidInputError
 
+TEMPLATE_TOKENS: Final = 256
+CONTENT_FILTER: Final = "content_filter"
 _REPEAT_TEMPERATURE: Final = 0.5
 """At 0 a model that gave an answer nobody can read gives it again."""
 
@@ -45,8 +47,10 @@ class Request:
 
     @property
     def most_prompt_tokens(self) -> int:
-        """More tokens than any vocabulary makes of the prompt: a token is a byte at least, and a turn has its marks."""
-        return sum(len(turn.content.encode(errors="replace")) + 16 for turn in self.messages) + 16
+        """More tokens than any vocabulary makes of the prompt: a token is a byte at least, a turn has its marks, and
+        some templates a system turn of their own.
+        """
+        return sum(len(turn.content.encode(errors="replace")) + 16 for turn in self.messages) + TEMPLATE_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Answer:
 
     text: str
     finish_reason: str = "stop"
-    """``stop``; ``length`` where max_tokens or the context ended it; or what an endpoint says."""
+    """``stop``; ``length`` where max_tokens or the context ended it; ``content_filter``; or what an endpoint says."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     estimated: bool = False
@@ -73,10 +77,6 @@ class Price:
         for name, value in (("input", self.input), ("output", self.output)):
             if not 0 <= value < float("inf"):
                 raise InvalidInputError(f"price.{name} is {value}", "Give dollars for a million tokens, such as 2.5")
-
-    @property
-    def free(self) -> bool:
-        return self.input == 0 and self.output == 0
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
         """In dollars."""

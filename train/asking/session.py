@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,9 +11,13 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.train.asking.asker import Asker, Refused, open_model
+from zephyr_local.gguf_file import read_gguf
+from zephyr_local.train.asking.asker import Asker, Model, Refused
+from zephyr_local.train.asking.endpoint import Endpoint
 from zephyr_local.train.asking.ledger import Ledger
+from zephyr_local.train.asking.local import LocalModel
 from zephyr_local.train.asking.models import ModelSpec
+from zephyr_local.train.asking.pace import Pace
 from zephyr_local.train.asking.request import Request
 from zephyr_local.train.asking.tally import Tally
 from zephyr_local.train.asking.workers import Workers
@@ -37,18 +42,34 @@ class Questions:
 class Session:
     """Holds the folder, its ledger and the models that have been asked; a context manager."""
 
-    def __init__(self, folder: Path, budget: float | None = None, tell: Tell = lambda _tally: None) -> None:
-        """`budget` is in dollars, for everything that was ever asked in the folder; `tell` takes each step."""
+    def __init__(
+        self,
+        folder: Path,
+        budget: float | None = None,
+        tell: Tell = lambda _tally: None,
+        *,
+        skip_failed: bool = False,
+        on_interrupt: Callable[[int], object] = lambda _n_under_way: None,
+    ) -> None:
+        """`budget` is in dollars, for everything that was ever asked in the folder; `tell` takes each step, and
+        `on_interrupt` at Ctrl+C how many requests are waited for. With `skip_failed` a question whose every try failed
+        counts as turned down, instead of ending the run.
+        """
         if budget is not None and not 0 <= budget < float("inf"):
             raise InvalidInputError(f"the budget is {budget}", "Give it in dollars, such as 5")
-        self.folder, self._budget, self._tell = folder, budget, tell
+        self.folder, self._budget, self._tell, self._skip_failed = folder, budget, tell, skip_failed
+        self._on_interrupt = on_interrupt
         self.tallies: list[Tally] = []
         self._active: list[Asker] = []
+        self._stopped = threading.Event()
+        self._paces: dict[str, Pace] = {}
+        self._local: LocalModel | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(folder_lock(self.folder))
             self.ledger = stack.enter_context(Ledger(self.folder / LEDGER_NAME, self._budget))
+            stack.callback(self._close_local)
             self._stack = stack.pop_all()
         return self
 
@@ -57,13 +78,22 @@ class Session:
     ) -> None:
         self._stack.close()
 
-    def require_priced(self, specs: Sequence[ModelSpec]) -> None:
-        """Raises InvalidInputError where a budget is to be kept and an endpoint's price is not known."""
+    def require_ready(self, specs: Sequence[ModelSpec]) -> None:
+        """Find what can be found before anybody is asked: files that are missing or no models, packages, keys, and,
+        with a budget, prices. Raises InvalidInputError, ModelNotFoundError and ModelFileError.
+        """
         for spec in specs:
-            if self._budget is not None and spec.kind == "endpoint" and spec.price.free:
+            if spec.kind == "endpoint":
+                Endpoint(spec)
+            elif spec.kind == "gguf":
+                read_gguf(LocalModel(spec).path)
+            elif not Path(spec.file).is_file():
+                raise InvalidInputError(f"there is no file {spec.file}", "Check the path")
+            if self._budget is not None and spec.kind == "endpoint" and spec.price is None:
                 raise InvalidInputError(
                     f"there is a budget, and the price of {spec.name} is not known",
-                    "Give it in a --models file: price = {input = 2.5, output = 10}, in dollars for a million tokens",
+                    "Give it in a --models file, in dollars for a million tokens: price = {input = 2.5, output = 10}; "
+                    "two zeros where it is free",
                 )
 
     def ask(self, questions: Questions, read: Callable[[str], T]) -> list[T | Refused]:
@@ -71,36 +101,45 @@ class Session:
         unique = list(dict.fromkeys(questions.requests))  # the same question twice is one question
         tally = self._tally(questions.name, len(unique))
         found: dict[Request, T | Refused] = {}
-        asker = Asker(open_model(questions.spec), self.ledger, self._tell)
+        asker = self._asker(questions.spec)
         self._active.append(asker)
+        if self._stopped.is_set():  # while this one was made ready
+            asker.stop()
         try:
             for asked in asker.ask(unique, read, tally):
                 found[unique[asked.index]] = asked.value
         finally:
             self._active.remove(asker)
-            asker.close()
             self._tell(tally)
         return [found[request] for request in questions.requests]
 
     def ask_each(self, asked: Sequence[Questions], read: Callable[[str], T]) -> list[list[T | Refused]]:
-        """The outcomes of several models: endpoints side by side, then local models one after the other, each of which
-        fills the machine.
+        """The outcomes of several models: endpoints side by side (what is the same model under two names, one after the
+        other), then local models one after the other, each of which fills the machine.
         """
         outcomes: dict[int, list[T | Refused]] = {}
-        remote = [index for index, questions in enumerate(asked) if questions.spec.kind == "endpoint"]
-        workers: Workers[int, list[T | Refused]] = Workers(
-            lambda index, _stop: self.ask(asked[index], read), max(1, len(remote))
-        )
+        remote: dict[tuple[str, str], list[int]] = {}
+        for index, questions in enumerate(asked):
+            if questions.spec.kind == "endpoint":
+                remote.setdefault((questions.spec.url, questions.spec.model), []).append(index)
+
+        def ask_some(indices: Sequence[int], _stop: threading.Event) -> None:
+            for index in indices:
+                outcomes[index] = self.ask(asked[index], read)
+
+        workers: Workers[Sequence[int], None] = Workers(ask_some, max(1, len(remote)))
         failed: BaseException | None = None
         try:
-            for number, result in workers.results(remote):
+            for _, result in workers.results(remote.values()):
                 if isinstance(result, BaseException):
                     failed = failed or result
                     self._stop_all()
-                else:
-                    outcomes[remote[number]] = result
+        except BaseException as error:
+            self._stop_all()
+            if isinstance(error, KeyboardInterrupt):
+                self._on_interrupt(self.ledger.n_under_way)
+            raise
         finally:
-            self._stop_all()  # after Ctrl+C; else nothing is left to stop
             workers.end()
         if failed is not None:
             raise failed
@@ -108,6 +147,37 @@ class Session:
             if index not in outcomes:
                 outcomes[index] = self.ask(questions, read)
         return [outcomes[index] for index in range(len(asked))]
+
+    def _asker(self, spec: ModelSpec) -> Asker:
+        """A local model stays loaded until another is asked; an endpoint's limits hold for all who ask it."""
+        if spec.kind == "endpoint":
+            pace = self._paces.setdefault(spec.url, Pace(spec.requests_per_minute, spec.tokens_per_minute))
+            model: Model = Endpoint(spec)
+            return self._asker_of(model, pace)
+        if self._local is None or self._local.spec != spec:
+            self._close_local()
+            self._local = LocalModel(spec)
+        return self._asker_of(self._local, None)
+
+    def _asker_of(self, model: Model, pace: Pace | None) -> Asker:
+        return Asker(
+            model,
+            self.ledger,
+            pace,
+            skip_failed=self._skip_failed,
+            tell=self._tell,
+            on_interrupt=self._on_interrupt,
+        )
+
+    def _close_local(self) -> None:
+        if self._local is not None:
+            self._local.close()
+            self._local = None
+
+    def _stop_all(self) -> None:
+        self._stopped.set()
+        for asker in list(self._active):
+            asker.stop()
 
     def _tally(self, name: str, more: int) -> Tally:
         """The purpose's counts, which go on where it comes again."""
@@ -117,10 +187,6 @@ class Session:
             self.tallies.append(tally)
         tally.total += more
         return tally
-
-    def _stop_all(self) -> None:
-        for asker in list(self._active):
-            asker.stop()
 
     def summary(self) -> list[str]:
         """What was asked and what it cost, in lines."""

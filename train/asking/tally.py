@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from zephyr_local.train.terminal import duration
+
+_SHOWN_REASONS: Final = 5
+_LEAST_TO_FORECAST: Final = 10
 
 
 @dataclass(slots=True)
@@ -20,11 +26,11 @@ class Tally:
     asked: int = 0
     """Answers that came from the model now."""
     kept: int = 0
-    """Answers that were there from before."""
+    """Questions whose answers were all there from before."""
     unreadable: Counter[str] = field(default_factory=Counter)
-    """Answers not in the form that was asked for, by reason; each was asked again."""
+    """Answers not in the form that was asked for, by reason; a question is asked three times at most."""
     retried: Counter[str] = field(default_factory=Counter)
-    """Tries that brought no answer and were repeated, by reason."""
+    """Tries that brought no answer, by reason; others followed, as long as the model's attempts last."""
     refused: Counter[str] = field(default_factory=Counter)
     """Questions without an answer in the end, by reason."""
     prompt_tokens: int = 0
@@ -33,12 +39,14 @@ class Tally:
     """Of the answers that came now, in dollars."""
     estimated: bool = False
     """Whether an endpoint left counts to be estimated, high."""
+    began_at: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, **counts: float) -> None:
         with self._lock:
             for name, value in counts.items():
-                setattr(self, name, getattr(self, name) + value)
+                now = getattr(self, name)
+                setattr(self, name, now or value if isinstance(now, bool) else now + value)
 
     def count(self, what: str, reason: str) -> None:
         """Count one of ``unreadable``, ``retried`` and ``refused``."""
@@ -50,11 +58,14 @@ class Tally:
         parts = [f"{self.name}: {self.done:,} of {self.total:,}"]
         if self.kept:
             parts.append(f"{self.kept:,} from before")
-        for what, counts in (("asked again", self.unreadable), ("retried", self.retried), ("no answer", self.refused)):
+        for what, counts in (("unreadable", self.unreadable), ("retried", self.retried), ("no answer", self.refused)):
             if counts:
                 parts.append(f"{sum(counts.values()):,} {what}")
         if self.prompt_tokens or self.completion_tokens:
             parts.append(f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens")
+        fresh, left = self.done - self.kept, self.total - self.done
+        if fresh >= _LEAST_TO_FORECAST and left > 0:
+            parts.append(f"{duration((time.monotonic() - self.began_at) * left / fresh)} left")
         if self.cost:
             parts.append(f"{'at most ' if self.estimated else ''}${self.cost:.4f}")
         return "  ".join(parts)
@@ -62,8 +73,11 @@ class Tally:
     def details(self) -> list[str]:
         """Why answers were asked again, retried or never came: a line for each reason."""
         lines = []
-        for what, counts in (("asked again", self.unreadable), ("retried", self.retried), ("no answer", self.refused)):
-            lines += [f"  {what} {count:,} times: {reason}" for reason, count in counts.most_common()]
+        for what, counts in (("unreadable", self.unreadable), ("retried", self.retried), ("no answer", self.refused)):
+            shown = counts.most_common(_SHOWN_REASONS)
+            lines += [f"  {what}, {count:,} x: {reason}" for reason, count in shown]
+            more = counts.total() - sum(count for _, count in shown)
+            lines += [f"  {what}, {more:,} x more, for {len(counts) - len(shown):,} other reasons"] if more else []
         return lines
 
     def as_json(self) -> dict[str, Any]:
@@ -73,7 +87,7 @@ class Tally:
             "done": self.done,
             "asked": self.asked,
             "from_before": self.kept,
-            "asked_again": dict(self.unreadable),
+            "unreadable": dict(self.unreadable),
             "retried": dict(self.retried),
             "no_answer": dict(self.refused),
             "prompt_tokens": self.prompt_tokens,

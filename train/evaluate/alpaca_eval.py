@@ -15,12 +15,17 @@ from zephyr_local.train.asking.asker import Refused
 from zephyr_local.train.asking.models import ModelSpec
 from zephyr_local.train.asking.request import Request, UnreadableError
 from zephyr_local.train.asking.session import Questions, Session
-from zephyr_local.train.asking.template import JudgeTemplate
+from zephyr_local.train.asking.template import JudgeTemplate, without_thought
 from zephyr_local.train.data.normal_text import stable_hash
 from zephyr_local.train.data.records import read_records, write_whole
+from zephyr_local.train.evaluate.model_names import file_name, require_different
 
 TEMPLATE: Final = Path(__file__).parent / "templates" / "alpaca_eval.toml"
-TEMPLATE_VALUES: Final[Mapping[str, str]] = {"instruction": "", "output_1": "", "output_2": ""}
+TEMPLATE_VALUES: Final[Mapping[str, str]] = {
+    "instruction": "<an instruction>",
+    "output_1": "<one output>",
+    "output_2": "<another>",
+}
 ANSWER_TEMPERATURE: Final = 0.7
 ANSWER_TOKENS: Final = 2048
 JUDGMENT_TOKENS: Final = 512
@@ -28,7 +33,7 @@ JUDGMENT_TOKENS: Final = 512
 REFERENCE_FIRST: Final = 1.0
 MODEL_FIRST: Final = 2.0
 TIE: Final = 1.5
-_BETTER: Final = re.compile(r"^\W*better\W*:\W*(1|2|tie)\W*$", re.IGNORECASE | re.MULTILINE)
+_BETTER: Final = re.compile(r"[ \t*_#>`-]*better[ *_]*:[ *_\[(\"]*(?:answer )?(1|2|tie)[ *_\])\".]*\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,7 @@ def answer_instructions(
 ) -> list[Outputs]:
     """The models' outputs, asked for or read, each written to ``NAME/model_outputs.json`` in the session's folder."""
     found: dict[int, Outputs] = {}
+    require_different([spec.name if spec.kind != "file" else read_outputs(Path(spec.file)).generator for spec in specs])
     asked = {index: spec for index, spec in enumerate(specs) if spec.kind != "file"}
     for index, spec in enumerate(specs):
         if spec.kind == "file":
@@ -118,10 +124,6 @@ def answer_instructions(
         texts = ["" if isinstance(one, Refused) else one for one in outcome]
         found[index] = Outputs(spec.name, {i.text: text for i, text in zip(instructions, texts, strict=True)})
     results = [found[index] for index in range(len(specs))]
-    names = [outputs.generator for outputs in results]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidInputError(f"two models are called {name}", "Give them names in a --models file")
     for outputs in results:
         values = [
             {
@@ -206,7 +208,7 @@ def annotate(session: Session, evaluation: AlpacaEval, outputs: Outputs) -> list
 
 def read_better(judgment: str) -> str:
     """``1``, ``2`` or ``tie``. Raises UnreadableError where a judgment says none of them, or two."""
-    found = {match[1].lower() for match in _BETTER.finditer(judgment)}
+    found = {match[1].lower() for line in without_thought(judgment).splitlines() if (match := _BETTER.match(line))}
     if not found:
         raise UnreadableError('no line "Better: …" in the judgment')
     if len(found) > 1:
@@ -229,7 +231,7 @@ def agreed(verdicts: Sequence[float | None]) -> float | None:
 
 def model_folder(folder: Path, generator: str) -> Path:
     """Where a model's outputs and annotations are."""
-    return folder / re.sub(r"[^\w.()-]", "_", generator)
+    return folder / file_name(generator)
 
 
 def _write_json(path: Path, values: Sequence[Mapping[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from zephyr_local.train.asking.asker import Refused
 from zephyr_local.train.asking.models import ModelSpec
 from zephyr_local.train.asking.request import Request, UnreadableError
 from zephyr_local.train.asking.session import Questions, Session
+from zephyr_local.train.evaluate.model_names import file_name, require_different
 from zephyr_local.train.evaluate.mt_files import (
     ERROR_ANSWER,
     Answers,
@@ -37,9 +38,10 @@ JUDGMENT_TOKENS: Final = 2048
 TIE_DIFFERENCE: Final = 0.1
 """Two ratings of one judgment that are nearer than this are a tie."""
 
-_RATING: Final = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
-_BARE_RATING: Final = re.compile(r"\[(\d+(?:\.\d+)?)\]")
-_TWO_RATINGS: Final = re.compile(r"\[\[(\d+(?:\.\d+)?),\s?(\d+(?:\.\d+)?)\]\]")
+_NUMBER: Final = r"(\d{1,9}\.?\d{0,9})"
+_RATING: Final = re.compile(rf"\[\[{_NUMBER}\]\]")
+_BARE_RATING: Final = re.compile(rf"\[{_NUMBER}\]")
+_TWO_RATINGS: Final = re.compile(rf"\[\[{_NUMBER},\s?{_NUMBER}\]\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,16 @@ class MtBench:
 def answer_questions(session: Session, bench: MtBench, specs: Sequence[ModelSpec]) -> dict[str, Answers]:
     """Every model's answers, asked for or read, each written to ``model_answer/`` of the session's folder."""
     found: dict[str, Answers] = {}
+    names = [spec.name if spec.kind != "file" else read_answers(Path(spec.file))[0] for spec in specs]
+    require_different(names)
+    if bench.mode != "single":
+        _pairs(bench, names)
     asked = []
     for spec in specs:
         if spec.kind == "file":
             name, answers = read_answers(Path(spec.file))
             require_answers(bench.questions, answers, spec.file)
-            _add(found, name, answers)
+            found[name] = answers
         else:
             asked.append(spec)
     first = session.ask_each([_turn(bench, spec, None) for spec in asked], str)
@@ -90,16 +96,10 @@ def answer_questions(session: Session, bench: MtBench, specs: Sequence[ModelSpec
     for spec, texts, outcome in zip(asked, firsts, second, strict=True):
         seconds = dict(zip((q.id for q in with_second), map(_text, outcome), strict=True))
         answers = {q.id: (texts[q.id], *([seconds[q.id]] if q.id in seconds else [])) for q in bench.questions}
-        _add(found, spec.name, answers)
+        found[spec.name] = answers
     for name, answers_of_model in found.items():
-        write_answers(session.folder / "model_answer" / f"{_file_name(name)}.jsonl", name, answers_of_model)
+        write_answers(session.folder / "model_answer" / f"{file_name(name)}.jsonl", name, answers_of_model)
     return found
-
-
-def _add(found: dict[str, Answers], name: str, answers: Answers) -> None:
-    if name in found:
-        raise InvalidInputError(f"two models are called {name}", "Give them names in a --models file")
-    found[name] = answers
 
 
 def _text(outcome: str | Refused) -> str:
@@ -174,22 +174,12 @@ def judge_singly(session: Session, bench: MtBench, answers: Mapping[str, Answers
         }
         for match, (judgment, score) in zip(matches, outcomes, strict=True)
     ]
-    return write_judgments(_judgment_file(session, bench, "single"), judgments, ("question_id", "model", "turn"))
+    return write_judgments(_judgment_file(session, bench, "single"), judgments, ("model",))
 
 
 def judge_pairs(session: Session, bench: MtBench, answers: Mapping[str, Answers]) -> list[dict[str, Any]]:
     """Compare models two by two, each pair in both orders; returns FastChat's records."""
-    if bench.mode == "pairwise-all":
-        pairs = list(combinations(answers, 2))
-    else:
-        if bench.baseline not in answers:
-            raise InvalidInputError(
-                f"the baseline {bench.baseline} is none of {', '.join(answers)}", "Name it among the models"
-            )
-        assert bench.baseline is not None, "MtBench has checked it"
-        pairs = [(model, bench.baseline) for model in answers if model != bench.baseline]
-    if not pairs:
-        raise InvalidInputError("there are not two models to compare", "Name two or more")
+    pairs = _pairs(bench, list(answers))
     games = [
         (question, turn, pair)
         for turn in (1, 2)
@@ -221,9 +211,23 @@ def judge_pairs(session: Session, bench: MtBench, answers: Mapping[str, Answers]
                 "tstamp": now,
             }
         )
-    return write_judgments(
-        _judgment_file(session, bench, "pair"), judgments, ("question_id", "model_1", "model_2", "turn")
-    )
+    return write_judgments(_judgment_file(session, bench, "pair"), judgments, ("model_1", "model_2"))
+
+
+def _pairs(bench: MtBench, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Which models are compared. Raises InvalidInputError where there are not two."""
+    if bench.mode == "pairwise-all":
+        pairs = list(combinations(names, 2))
+    else:
+        assert bench.baseline is not None, "MtBench has checked it"
+        if bench.baseline not in names:
+            raise InvalidInputError(
+                f"the baseline {bench.baseline} is none of {', '.join(names)}", "Name it among the models"
+            )
+        pairs = [(model, bench.baseline) for model in names if model != bench.baseline]
+    if not pairs:
+        raise InvalidInputError("there are not two models to compare", "Name two or more")
+    return pairs
 
 
 def _winner(letter: str | None, models: tuple[str, str]) -> str:
@@ -306,9 +310,4 @@ def read_winner(judgment: str) -> str:
 
 
 def _judgment_file(session: Session, bench: MtBench, kind: str) -> Path:
-    return session.folder / "model_judgment" / f"{_file_name(bench.judge.name)}_{kind}.jsonl"
-
-
-def _file_name(name: str) -> str:
-    """A model's name as a file's: FastChat's scripts find a judge's file by it."""
-    return re.sub(r"[^\w.()-]", "_", name)
+    return session.folder / "model_judgment" / f"{file_name(bench.judge.name)}_{kind}.jsonl"

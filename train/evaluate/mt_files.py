@@ -171,15 +171,17 @@ def write_answers(path: Path, model: str, answers: Answers) -> None:
             )
 
 
-def write_judgments(path: Path, judgments: Iterable[Mapping[str, Any]], key: Sequence[str]) -> list[dict[str, Any]]:
+def write_judgments(path: Path, judgments: Iterable[Mapping[str, Any]], models: Sequence[str]) -> list[dict[str, Any]]:
     """Write judgments, keeping those of other models that the file has; returns all of them.
 
-    `key` names what tells judgments apart: a new one replaces an old one.
+    A new one replaces an old one of the same question, turn and models, which the keys `models` name; a pair is the
+    same whichever of the two comes first.
     """
     merged = {}
     before = [dict(record.value) for record in read_records(path)] if path.is_file() else []
     for judgment in [*before, *judgments]:
-        merged[tuple(str(judgment.get(name)) for name in key)] = dict(judgment)
+        of = sorted(str(judgment.get(name)) for name in models)
+        merged[(str(judgment.get("question_id")), str(judgment.get("turn")), *of)] = dict(judgment)
     with RecordWriter(path) as out:
         for judgment in merged.values():
             out.write(judgment)

@@ -13,6 +13,8 @@ from zephyr_local.train.data.preference_records import number
 from zephyr_local.train.data.records import Record
 
 _NEWTON_STEPS: Final = 50
+_LEAST_OF_EACH: Final = 10
+"""Wins and losses below which nothing is said of length."""
 _PULL: Final = 1e-3
 """Of the coefficients towards 0, so that they stay finite where every longer answer won."""
 
@@ -63,7 +65,7 @@ class WinRate:
     longer_share: float
     """How often the model's output is the longer, in percent."""
     length_controlled: LengthControlled | None
-    """None where outputs do not differ in length."""
+    """None where outputs do not differ in length, or wins or losses are fewer than ten."""
 
     @property
     def n_judged(self) -> int:
@@ -136,9 +138,14 @@ def _win_rate(verdicts: Sequence[Verdict], n_without: int) -> WinRate:
 
 
 def length_controlled(verdicts: Sequence[Verdict]) -> LengthControlled | None:
-    """Fit ``logit P(win) = a + b tanh(difference / its deviation)`` and read it at a difference of 0."""
+    """Fit ``logit P(win) = a + b tanh(difference / its deviation)`` and read it at a difference of 0.
+
+    None where there are too few verdicts of either kind to fit two numbers to.
+    """
+    if min(sum(one.share > 0.5 for one in verdicts), sum(one.share < 0.5 for one in verdicts)) < _LEAST_OF_EACH:
+        return None
     differences = [one.length - one.reference_length for one in verdicts]
-    if len(verdicts) < 2 or (deviation := stdev(differences)) == 0:
+    if (deviation := stdev(differences)) == 0:
         return None
     lengths = [math.tanh(difference / deviation) for difference in differences]
     shares = [one.share for one in verdicts]
@@ -157,8 +164,11 @@ def length_controlled(verdicts: Sequence[Verdict]) -> LengthControlled | None:
         a, b = a + max(-2.0, min(2.0, step_a)), b + max(-2.0, min(2.0, step_b))
         if abs(step_a) + abs(step_b) < 1e-10:
             break
+    # The sandwich estimate of a's variance (White 1982): ties and probabilities vary less than 0 and 1 do.
+    residuals = [y - _logistic(a + b * x) for y, x in zip(shares, lengths, strict=True)]
+    variance = sum((e * (bb - ab * x)) ** 2 for e, x in zip(residuals, lengths, strict=True)) / determinant**2
     rate = _logistic(a)
-    error = rate * (1 - rate) * math.sqrt(bb / determinant)  # the delta method on a's variance
+    error = rate * (1 - rate) * math.sqrt(variance)  # the delta method
     return LengthControlled(100 * rate, 100 * error, b)
 
 

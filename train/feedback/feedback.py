@@ -14,8 +14,9 @@ from statistics import fmean
 from typing import Any, Final
 
 from zephyr_local.chat_types import Message
-from zephyr_local.errors import InvalidInputError
-from zephyr_local.train.asking.asker import Refused
+from zephyr_local.errors import InvalidInputError, ZephyrError
+from zephyr_local.folder_sync import sync_folder
+from zephyr_local.train.asking.asker import Refused, UnansweredError
 from zephyr_local.train.asking.ledger import BudgetReachedError
 from zephyr_local.train.asking.models import ModelSpec
 from zephyr_local.train.asking.request import Request
@@ -31,9 +32,9 @@ from zephyr_local.train.feedback.ratings import Rating, read_ratings
 ANSWER_TEMPERATURE: Final = 0.7
 ANSWER_TOKENS: Final = 1024
 JUDGMENT_TOKENS: Final = 1024
-PROMPTS_A_ROUND: Final = 256
-"""Prompts that are answered and judged before the next: what a budget ends after is complete. With local models it is
-all of them, for each has to be loaded in turn."""
+JUDGMENT_TOKENS_AN_ANSWER: Final = 256
+PROMPTS_A_BATCH: Final = 256
+"""Prompts that are judged before the next: what a budget ends after is complete."""
 LEAST_ANSWERS: Final = 2
 
 
@@ -110,6 +111,14 @@ class Feedback:
     n_unrated: Counter[str] = field(default_factory=Counter)
     """Criterion → prompts whose answers the judge did not rate by it."""
 
+    def put_in_facts(self) -> None:
+        """Into the report."""
+        self.report.facts |= {
+            "records": self.n_records,
+            "answers": self.n_answers,
+            "not_rated": dict(self.n_unrated),
+        }
+
 
 def give_feedback(
     session: Session,
@@ -121,48 +130,69 @@ def give_feedback(
 ) -> Feedback:
     """Have prompts answered and the answers rated; write UltraFeedback's records to `output`, .jsonl or .parquet.
 
-    Where the budget ends it, the prompts that are complete are written before BudgetReachedError is raised. Otherwise
-    the file is whole or absent.
+    The file is whole or absent. Where the budget or an endpoint ends it, the prompts that are complete are written
+    beside it, as ``NAME.partial.jsonl``, and BudgetReachedError or UnansweredError is raised.
     """
     feedback = Feedback(report)
     files = {spec.name: read_ready_answers(Path(spec.file)) for spec in settings.candidates if spec.kind == "file"}
-    any_local = any(spec.kind == "gguf" for spec in (*settings.candidates, settings.judge))
-    reached: BudgetReachedError | None = None
-    with RecordWriter(output) as out:
-        for some in _batches(prompts, None if any_local else PROMPTS_A_ROUND):
-            try:
-                records = _records(session, some, settings, files, feedback)
-            except BudgetReachedError as error:
-                reached = error
-                break
-            for record in records:
-                out.write(record)
-                feedback.n_records += 1
-                feedback.n_answers += len(record["completions"])
-    if reached is not None:
-        say(f"the {feedback.n_records:,} prompts that are complete are written to {output}")
-        raise reached
-    return feedback
+    partial = output.with_name(f"{output.stem}.partial{output.suffix}")
+    ended: ZephyrError | None = None
+    with RecordWriter(partial) as out:
+        try:
+            for some, answers in _answered(session, prompts, settings, files):
+                for record in _records(session, some, answers, settings, feedback):
+                    out.write(record)
+                    feedback.n_records += 1
+                    feedback.n_answers += len(record["completions"])
+        except (BudgetReachedError, UnansweredError) as error:
+            ended = error
+    if ended is None and not feedback.n_records:
+        partial.unlink()
+        raise InvalidInputError(
+            "no prompt got two answers" if report.n_read else "there are no prompts",
+            "Check the inputs: records with prompt, question, instruction or messages",
+        )
+    if ended is None:
+        feedback.put_in_facts()
+        partial.replace(output)
+        sync_folder(output.parent)
+        return feedback
+    feedback.put_in_facts()
+    if feedback.n_records:
+        say(f"the {feedback.n_records:,} prompts that are complete are in {partial}")
+    else:
+        partial.unlink()
+    raise ended
 
 
-def _batches(prompts: Iterable[Prompt], size: int | None) -> Iterator[list[Prompt]]:
-    if size is None:
-        yield list(prompts)
+def _answered(
+    session: Session,
+    prompts: Iterable[Prompt],
+    settings: FeedbackSettings,
+    files: Mapping[str, Mapping[str, str]],
+) -> Iterator[tuple[list[Prompt], list[dict[str, str]]]]:
+    """Prompts with their answers, some at a time. Where a candidate is a local model, all are answered before the first
+    is judged, or each model would be loaded again for each batch.
+    """
+    if not any(spec.kind == "gguf" for spec in settings.candidates):
+        source = iter(prompts)
+        while some := list(itertools.islice(source, PROMPTS_A_BATCH)):
+            yield some, _answers(session, some, settings, files)
         return
-    source = iter(prompts)
-    while some := list(itertools.islice(source, size)):
-        yield some
+    every = list(prompts)
+    answers = _answers(session, every, settings, files)
+    for at in range(0, len(every), PROMPTS_A_BATCH):
+        yield every[at : at + PROMPTS_A_BATCH], answers[at : at + PROMPTS_A_BATCH]
 
 
 def _records(
     session: Session,
     prompts: Sequence[Prompt],
+    answers: Sequence[Mapping[str, str]],
     settings: FeedbackSettings,
-    files: Mapping[str, Mapping[str, str]],
     feedback: Feedback,
 ) -> list[dict[str, Any]]:
-    answers = _answers(session, prompts, settings, files)
-    judged: list[tuple[Prompt, dict[str, str]]] = []
+    judged: list[tuple[Prompt, Mapping[str, str]]] = []
     for prompt, said in zip(prompts, answers, strict=True):
         if len(said) < LEAST_ANSWERS:
             feedback.report.n_kept -= 1
@@ -245,7 +275,7 @@ def _ratings(
                     template.messages(values),
                     temperature=0.0 if judge.temperature is None else judge.temperature,
                     top_p=1.0 if judge.top_p is None else judge.top_p,
-                    max_tokens=judge.max_tokens or JUDGMENT_TOKENS,
+                    max_tokens=judge.max_tokens or max(JUDGMENT_TOKENS, JUDGMENT_TOKENS_AN_ANSWER * len(order)),
                 )
             )
     # How many answers a reply should rate depends on the question: it is read for each number apart.

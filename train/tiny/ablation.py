@@ -170,7 +170,7 @@ class _Trainer:
     def dsft(self, run: RunFolder, base: Path, steps: int, seed: int, files: Sequence[str] | None = None) -> Path:
         """Train on the made chats of a seed, or on files; returns the checkpoint."""
         overrides = [
-            f"base={base}",
+            f"base={json.dumps(str(base))}",
             "stages=[dsft]",
             "sequences_a_step={dsft: 4}",
             f"dsft.seed={seed}",
@@ -186,7 +186,7 @@ class _Trainer:
             length = ["ddpo.max_steps=-1", f"ddpo.num_train_epochs={self.settings.epochs}", "ddpo.save_strategy=epoch"]
             length += ["ddpo.save_total_limit=null"]
         overrides = [
-            f"base={base}",
+            f"base={json.dumps(str(base))}",
             "stages=[ddpo]",
             "sequences_a_step={ddpo: 16}",
             f"ddpo.seed={seed}",

@@ -87,8 +87,7 @@ def mark_ablation(folder: AblationFolder, settings: AblationSettings, threads: i
             accuracies = {}
             for split, limit in (("train", settings.accuracy_pairs), ("test", None)):
                 found = evaluate_pairs(model, start, [data / f"{split}.jsonl"], EvaluationSettings(limit=limit))
-                share = found.every.right
-                accuracies[split] = {"pairs": share.n, "right": share.n_right}
+                accuracies[split] = list(found.right)
             _mark(target, model, questions, asked, {"accuracy": accuracies}, say)
 
 

@@ -131,7 +131,7 @@ def _row(
     wins = [win_shares(one["ratings"], theirs) for one, theirs in zip(marks, opponents, strict=True)]
     accuracy = None
     if "accuracy" in marks[0]:
-        train, test = ([_as_shares(one["accuracy"][split]) for one in marks] for split in ("train", "test"))
+        train, test = ([one["accuracy"][split] for one in marks] for split in ("train", "test"))
         accuracy = (Estimate.of(train), Estimate.of(test))
     return Row(
         name=name,
@@ -143,10 +143,6 @@ def _row(
         steps=steps,
         minutes=minutes,
     )
-
-
-def _as_shares(counted: dict[str, int]) -> list[float]:
-    return [1.0] * counted["right"] + [0.0] * (counted["pairs"] - counted["right"])
 
 
 def variant_table(rows: Sequence[Row]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ _SECONDS_A_STROKE = 0.1
 
 
 def asking_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--models`` and ``--budget``."""
+    """``--models``, ``--budget`` and ``--skip-failed``."""
     options = [
         click.option(
             "--models",
@@ -37,6 +38,9 @@ def asking_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="DOLLARS",
             help="Ask nothing that could pass it; counts all that was ever asked in the folder.",
         ),
+        click.option(
+            "--skip-failed", is_flag=True, help="Go without the answers that no try brings, instead of ending."
+        ),
     ]
     for option in reversed(options):
         function = option(function)
@@ -44,12 +48,12 @@ def asking_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def asking(folder: Path, budget: float | None) -> Iterator[Session]:
+def asking(folder: Path, budget: float | None, skip_failed: bool) -> Iterator[Session]:
     """A session whose progress is shown, and which says what it came to, however it ends."""
     from zephyr_local.train.asking.session import Session
 
     shown = _Shown()
-    with Session(folder, budget, shown.tell) as session:
+    with Session(folder, budget, shown.tell, skip_failed=skip_failed, on_interrupt=shown.interrupted) as session:
         try:
             yield session
         except KeyboardInterrupt:
@@ -58,7 +62,7 @@ def asking(folder: Path, budget: float | None) -> Iterator[Session]:
             raise
         finally:
             shown.clear()
-            for line in session.summary():
+            for line in session.summary() if session.tallies else ():
                 click.echo(visible(line), err=True)
 
 
@@ -79,10 +83,17 @@ class _Shown:
             self._next_at = now + (_SECONDS_A_STROKE if self._terminal else _SECONDS_A_LINE)
             line = visible(tally.line())
             if self._terminal:
+                line = line[: shutil.get_terminal_size().columns - 1]
                 click.echo("\r" + line.ljust(self._width), nl=False, err=True)
                 self._width = len(line)
             else:
                 click.echo(line, err=True)
+
+    def interrupted(self, n_under_way: int) -> None:
+        self.clear()
+        if n_under_way:
+            what = "the request" if n_under_way == 1 else f"the {n_under_way:,} requests"
+            click.echo(f"Waiting for {what} under way; Ctrl+C again leaves them.", err=True)
 
     def clear(self) -> None:
         with self._lock:

@@ -41,6 +41,7 @@ def command(
     report: Path | None,
     models_file: Path | None,
     budget: float | None,
+    skip_failed: bool,
 ) -> None:
     """Make AI feedback: each --candidate answers the prompts of IN..., and --judge rates the answers from 1 to 5 for
     instruction following, truthfulness, honesty and helpfulness, each with a reason.
@@ -75,19 +76,39 @@ def command(
         draw,
         seed,
     )
+    _require_free(output, [*inputs, *(Path(spec.file) for spec in settings.candidates if spec.file)])
     made = DataReport("feedback")
     records = itertools.chain.from_iterable(read_with_damage(path) for path in inputs)
     prompts = itertools.islice(read_prompts(records, made), limit)
-    with asking(folder or output.with_name(f"{output.name}.asked"), budget) as session:
-        session.require_priced([*settings.candidates, settings.judge])
-        feedback = give_feedback(session, prompts, settings, output, made, lambda line: click.echo(line, err=True))
-        made.facts |= session.as_json()
-    made.facts |= {"records": feedback.n_records, "answers": feedback.n_answers, "not_rated": dict(feedback.n_unrated)}
-    if report is not None:
-        made.write(report)
-    unrated = [f"not rated by {aspect}: {count:,} prompts" for aspect, count in feedback.n_unrated.most_common()]
-    for line in [*made.lines(), *unrated, f"{feedback.n_answers:,} answers to {feedback.n_records:,} prompts rated"]:
+    try:
+        with asking(folder or output.with_name(f"{output.name}.asked"), budget, skip_failed) as session:
+            session.require_ready([*settings.candidates, settings.judge])
+            try:
+                feedback = give_feedback(
+                    session, prompts, settings, output, made, lambda line: click.echo(line, err=True)
+                )
+            finally:
+                made.facts |= session.as_json()
+    finally:
+        if report is not None:
+            made.write(report)
+    for aspect, count in feedback.n_unrated.most_common():
+        click.echo(f"not rated by {aspect}: {count:,} of {feedback.n_records:,} prompts", err=True)
+    for line in [*made.lines(), f"{feedback.n_answers:,} answers to {feedback.n_records:,} prompts rated"]:
         click.echo(visible(line), err=True)
+
+
+def _require_free(output: Path, inputs: list[Path]) -> None:
+    """Refuse an output that would take an input's place, or that cannot be written, and inputs that are not there."""
+    for path in inputs:
+        if not path.is_file():
+            raise InvalidInputError(f"there is no file {path}", "Check the path")
+        if output.exists() and output.samefile(path):
+            raise InvalidInputError(f"{output} is an input, too", "Name another --output")
+    if output.suffix not in (".jsonl", ".parquet"):
+        raise InvalidInputError(f"{output} is neither .jsonl nor .parquet", "Name the output with one of the two")
+    if output.is_dir():
+        raise InvalidInputError(f"{output} is a folder", "Name a file")
 
 
 def _copy(source: Path, target: Path) -> None:

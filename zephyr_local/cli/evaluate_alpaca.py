@@ -44,6 +44,7 @@ def alpaca_command(
     as_json: bool,
     models_file: Path | None,
     budget: float | None,
+    skip_failed: bool,
 ) -> None:
     """Have each MODEL answer AlpacaEval's instructions and a judge compare its outputs with a reference's; or score
     --annotations that are there. Prints win rate, standard error, length-controlled win rate and lengths.
@@ -56,7 +57,10 @@ def alpaca_command(
     if annotations:
         if models or judge:
             raise InvalidInputError("--annotations are there already", "Leave MODEL and --judge out")
-        found = {_name(path, annotations): win_rate(read_records(path)) for path in annotations}
+        found = {}
+        for path in dict.fromkeys(annotations):
+            name = _name(path)
+            found[f"{name} ({path})" if name in found else name] = win_rate(read_records(path))
         _show(found, None, as_json)
         return
     if not models or reference is None or judge is None:
@@ -90,8 +94,8 @@ def alpaca_command(
     )
     require_outputs(asked, evaluation.reference)
     found = {}
-    with asking(out, budget) as session:
-        session.require_priced([*specs, evaluation.judge])
+    with asking(out, budget, skip_failed) as session:
+        session.require_ready([*specs, evaluation.judge])
         for outputs in answer_instructions(session, asked, specs):
             annotate(session, evaluation, outputs)
             file = model_folder(out, outputs.generator) / "annotations.json"
@@ -101,10 +105,14 @@ def alpaca_command(
     _show(found, facts, as_json)
 
 
-def _name(path: Path, paths: tuple[Path, ...]) -> str:
-    """AlpacaEval keeps ``NAME/annotations.json``."""
-    name = path.absolute().parent.name if path.stem == "annotations" else path.stem
-    return str(path) if len({p.absolute().parent.name for p in paths}) < len(paths) else name
+def _name(path: Path) -> str:
+    """The model's name: what the annotations say, else the folder's, as AlpacaEval keeps ``NAME/annotations.json``."""
+    from zephyr_local.train.data.records import read_records
+
+    named = next((record.value.get("generator_2") for record in read_records(path)), None)
+    if isinstance(named, str) and named:
+        return named
+    return path.absolute().parent.name if path.stem == "annotations" else path.stem
 
 
 def _show(found: dict[str, WinRate], facts: dict[str, Any] | None, as_json: bool) -> None:

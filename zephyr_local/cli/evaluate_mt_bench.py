@@ -53,6 +53,7 @@ def mt_bench_command(
     as_json: bool,
     models_file: Path | None,
     budget: float | None,
+    skip_failed: bool,
 ) -> None:
     """Have each MODEL answer MT-Bench's questions in two turns and a judge rate the answers from 1 to 10; print the
     mean by model, turn and category.
@@ -65,6 +66,8 @@ def mt_bench_command(
     if plot is not None:
         if mode != "single":
             raise InvalidInputError("the chart shows ratings, and pairs have none", "Leave --plot or --mode out")
+        if plot.suffix != ".png":
+            raise InvalidInputError(f"{plot} is no .png", "Name the chart so")
         from zephyr_local.train.evaluate.radar import require_matplotlib
 
         require_matplotlib()
@@ -74,7 +77,10 @@ def mt_bench_command(
 
         if models or judge:
             raise InvalidInputError("--judgments are there already", "Leave MODEL and --judge out")
-        _show(_checked(read_records(judgments)), asked, mode, baseline, plot, None, as_json)
+        found = _checked(read_records(judgments))
+        if found and "g1_winner" in found[0] and mode == "single":  # the file says it
+            mode = "pairwise-baseline" if baseline else "pairwise-all"
+        _show(found, asked, mode, baseline, plot, None, as_json)
         return
     if not models or judge_prompts is None or judge is None:
         raise InvalidInputError(
@@ -94,8 +100,8 @@ def mt_bench_command(
         next(known_mode for known_mode in MODES if known_mode == mode),
         baseline,
     )
-    with asking(out, budget) as session:
-        session.require_priced([*specs, bench.judge])
+    with asking(out, budget, skip_failed) as session:
+        session.require_ready([*specs, bench.judge])
         answers = answer_questions(session, bench, specs)
         made = (judge_singly if mode == "single" else judge_pairs)(session, bench, answers)
         facts = session.as_json()

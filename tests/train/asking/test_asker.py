@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from tests.stand_in_endpoint import HARMLESS, Fault, Messages, StandIn
 from zephyr_local.chat_types import Message
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.train.asking.asker import Refused, UnansweredError
+from zephyr_local.train.asking.asker import Refused, UnansweredError, UselessError
 from zephyr_local.train.asking.ledger import BudgetReachedError
 from zephyr_local.train.asking.models import ModelSpec
 from zephyr_local.train.asking.request import Price, Request, UnreadableError
@@ -80,8 +79,8 @@ def test_any_storm_of_faults_is_weathered(tmp_path: Path):
     dice = random.Random(7)
     passing = [f for f in Fault if f not in (Fault.BAD_REQUEST, Fault.FORBIDDEN, Fault.QUOTA, Fault.REDIRECT)]
     passing = [
-        f for f in passing if f not in (Fault.SLOW, Fault.HUGE)
-    ]  # each costs a second; they have their own tests
+        f for f in passing if f not in (Fault.SLOW, Fault.HUGE, Fault.EMPTY)
+    ]  # slow, or another matter: they have their own tests
     drawn = [dice.choice(passing) if dice.random() < 0.4 else None for _ in range(3000)]
     with StandIn(echo, lambda number: drawn[number], retry_after_s=0.05) as stand_in:
         found, session = ask(tmp_path, spec(stand_in, concurrency=8, attempts=30), questions(200))
@@ -128,24 +127,75 @@ def test_tokens_keep_to_the_minute(tmp_path: Path):
     assert max(began) - min(began) > 0.4
 
 
+def third_fails(messages: Messages) -> Fault | None:
+    return Fault.ERROR if messages[-1]["content"] == "question 3" else None
+
+
 def test_one_question_without_an_answer_keeps_the_others(tmp_path: Path):
-    broken: set[str] = set()
-
-    def answer(messages: Messages) -> str:
-        if "question 3" in messages[-1]["content"] and not broken:
-            return ""
-        return echo(messages)
-
-    with StandIn(answer) as stand_in:
-        with pytest.raises(
-            UnansweredError, match=r"model left 1 questions without an answer \(an answer without text, 4"
-        ):
+    with StandIn(echo, fault_of=third_fails) as stand_in:
+        with pytest.raises(UnansweredError, match=r"model left 1 questions without an answer \(HTTP 500, 4 times\)"):
             ask(tmp_path, spec(stand_in, attempts=4), questions(10))
         assert len(stand_in.served) == 9 + 4
-        broken.add("mended")
+        stand_in.fault_of = lambda _messages: None
         found, session = ask(tmp_path, spec(stand_in, attempts=4), questions(10))
     assert found == answers(10)
     assert (session.tallies[0].kept, session.tallies[0].asked) == (9, 1)
+
+
+def test_it_can_be_gone_without(tmp_path: Path):
+    with StandIn(echo, fault_of=third_fails) as stand_in, Session(tmp_path, skip_failed=True) as session:
+        found = session.ask(Questions(spec(stand_in, attempts=4), questions(10), "x"), str)
+    assert found.pop(3) == Refused("HTTP 500, 4 times")
+    assert found == answers(3) + answers(10)[4:]
+    assert session.tallies[0].refused == {"HTTP 500, 4 times": 1}
+
+
+def test_an_answer_that_is_empty_is_asked_for_again_and_then_gone_without(tmp_path: Path):
+    with StandIn(lambda m: "" if "question 3" in m[-1]["content"] else echo(m)) as stand_in:
+        found, session = ask(tmp_path, spec(stand_in), questions(10))
+        assert len(stand_in.served) == 9 + 3
+        again, _ = ask(tmp_path, spec(stand_in), questions(10))
+        assert len(stand_in.served) == 9 + 3  # it is an answer all the same: paid for, and kept
+    assert isinstance(found[3], Refused)
+    assert again == found
+    assert session.tallies[0].unreadable == {"an empty answer": 3}
+
+
+def test_where_the_first_questions_are_all_turned_down_the_others_are_not_asked(tmp_path: Path):
+    with StandIn(echo, lambda _number: Fault.BAD_REQUEST) as stand_in:
+        with pytest.raises(UselessError, match="model turned down the first 3 questions: HTTP 400.*max_tokens_key"):
+            ask(tmp_path, spec(stand_in, concurrency=2), questions(500))
+        assert len(stand_in.served) < 12
+        stand_in.faults = lambda _number: None
+        found, _ = ask(tmp_path, spec(stand_in), questions(20))
+    assert found == answers(20)
+
+
+def test_where_no_reply_can_be_read_the_others_are_not_asked_for(tmp_path: Path):
+    with StandIn(lambda _messages: "I would rather talk of the weather.") as stand_in:
+        with pytest.raises(UselessError, match="no number. The last reply: 'I would rather talk of the weather.'"):
+            ask(tmp_path, spec(stand_in, concurrency=2), questions(500), read_number)
+        assert len(stand_in.served) < 40
+
+
+def test_a_retry_after_of_nothing_still_waits(tmp_path: Path):
+    with StandIn(echo, lambda number: Fault.BUSY_RETRY_AFTER if number < 3 else None, retry_after_s=0.0) as stand_in:
+        ask(tmp_path, spec(stand_in, retry_wait_s=0.2), questions(1))
+        began = [one.began_at for one in stand_in.served]
+    assert began[-1] - began[0] > 0.1 + 0.2 + 0.4 - 0.05
+
+
+def test_half_a_surrogate_pair_is_kept_as_a_mark(tmp_path: Path):
+    with StandIn(lambda _messages: "so \ud83d it is") as stand_in:
+        found, _ = ask(tmp_path, spec(stand_in), questions(1))
+        assert found == ask(tmp_path, spec(stand_in), questions(1))[0] == ["so \ufffd it is"]
+
+
+def test_two_names_of_one_model_do_not_pay_twice(tmp_path: Path):
+    with StandIn(echo, delay_s=lambda _number: 0.02) as stand_in, Session(tmp_path) as session:
+        asked = [Questions(spec(stand_in), questions(8), name) for name in ("one", "other")]
+        assert session.ask_each(asked, str) == [answers(8), answers(8)]
+        assert len(stand_in.served) == 8
 
 
 def test_an_endpoint_that_is_down_is_not_asked_a_thousand_times(tmp_path: Path):
@@ -168,15 +218,15 @@ def test_a_wrong_key_ends_the_run_and_keeps_what_came(tmp_path: Path):
     assert session.tallies[0].kept == 5
 
 
-def test_a_question_that_is_turned_down_is_not_asked_again(tmp_path: Path):
+def test_a_question_that_is_turned_down_is_left_for_this_run(tmp_path: Path):
     with StandIn(echo, lambda number: Fault.BAD_REQUEST if number == 2 else None) as stand_in:
-        first, _ = ask(tmp_path, spec(stand_in, concurrency=1), questions(5))
-        again, session = ask(tmp_path, spec(stand_in), questions(5))
+        first, session = ask(tmp_path, spec(stand_in, concurrency=1), questions(5))
         assert len(stand_in.served) == 5
-    assert isinstance(first[2], Refused)
-    assert first[2].reason.startswith("HTTP 400")
-    assert again == first
-    assert session.tallies[0].refused.total() == 1
+        assert isinstance(first[2], Refused)
+        assert first[2].reason.startswith("HTTP 400")
+        assert session.tallies[0].refused.total() == 1
+        assert ask(tmp_path, spec(stand_in), questions(5))[0] == answers(5)  # another run, another try
+        assert len(stand_in.served) == 6
 
 
 def read_number(text: str) -> int:
@@ -212,17 +262,17 @@ def test_at_temperature_0_the_second_attempt_is_warmer(tmp_path: Path):
         (found,), session = ask(tmp_path, spec(stand_in), cold, read_number)
         assert [one.body["temperature"] for one in stand_in.served] == [0.0, 0.5, 0.5]
         assert len({one.body["seed"] for one in stand_in.served}) == 3
-    assert found == Refused("no readable answer in 3 attempts: no number", "never a number")
+    assert found == Refused("no readable answer in 3 attempts: no number", "never a number", unreadable=True)
     assert session.tallies[0].unreadable.total() == 3
 
 
 def test_a_budget_is_never_passed(tmp_path: Path):
-    price = Price(input=1000.0, output=1000.0)
+    price = Price(input=3000.0, output=3000.0)
     with StandIn(echo) as stand_in:
         with pytest.raises(BudgetReachedError, match="the same command with a higher --budget goes on"):
-            ask(tmp_path, spec(stand_in, price=price, concurrency=4), questions(100), budget=0.6)
-        used = sum(2 + 4 for _ in stand_in.served) * 0.001
-        assert 0.45 < used <= 0.6  # what could still cost nine cents is not asked
+            ask(tmp_path, spec(stand_in, price=price, concurrency=4), questions(100), budget=1.7)
+        used = sum(2 + 4 for _ in stand_in.served) * 0.003
+        assert 0.7 < used <= 1.7  # what could still cost a dollar is not asked
         found, session = ask(tmp_path, spec(stand_in, price=price), questions(100), budget=10.0)
         assert found == answers(100)
         assert len(stand_in.served) == 100
@@ -232,20 +282,16 @@ def test_a_budget_is_never_passed(tmp_path: Path):
 def test_a_budget_wants_a_price(tmp_path: Path):
     with StandIn(echo) as stand_in, Session(tmp_path, 1.0) as session:
         with pytest.raises(InvalidInputError, match="the price of model is not known"):
-            session.require_priced([spec(stand_in)])
-        session.require_priced([spec(stand_in, price=Price(1, 1))])
+            session.require_ready([spec(stand_in)])
+        session.require_ready([spec(stand_in, price=Price(1, 1)), spec(stand_in, price=Price())])
 
 
 def test_several_endpoints_are_asked_side_by_side(tmp_path: Path):
     with StandIn(echo, delay_s=lambda _number: 0.05) as one, StandIn(echo, delay_s=lambda _number: 0.05) as other:
         asked = [Questions(spec(stand_in, concurrency=1), questions(12), "x") for stand_in in (one, other)]
         with Session(tmp_path) as session:
-            began = time.monotonic()
             assert session.ask_each(asked, str) == [answers(12), answers(12)]
-            elapsed = time.monotonic() - began
-        first, last = one.served[0].began_at, other.served[-1].began_at
     assert other.served[0].began_at < one.served[-1].began_at
-    assert elapsed < last - first + 5
 
 
 def test_where_one_of_several_fails_the_others_stop_and_keep_what_came(tmp_path: Path):

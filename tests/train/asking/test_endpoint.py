@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -43,8 +44,9 @@ def test_a_question_goes_out_as_openai_wants_it(stream: bool, monkeypatch: pytes
         assert body.get("stream", False) is stream
 
 
-def test_no_key_is_sent_where_there_is_none(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+def test_openais_key_is_for_openai_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    assert ModelSpec(name="m", url="https://api.openai.com/v1", model="m").api_key == "secret"
     with StandIn(lambda _messages: "yes") as stand_in:
         endpoint(stand_in).ask(ASKED)
         assert "Authorization" not in stand_in.served[0].headers
@@ -81,14 +83,13 @@ def test_counts_that_are_not_given_are_taken_high():
     ("fault", "reason", "billed"),
     [
         (Fault.BUSY, "HTTP 429", False),
-        (Fault.ERROR, "HTTP 500", False),
+        (Fault.ERROR, "HTTP 500", True),
         (Fault.OVERLOADED, "HTTP 529", False),
         (Fault.CUT, "an answer that was cut off", True),
         (Fault.DROPPED, "no connection", True),
         (Fault.SLOW, "no whole answer in time", True),
         (Fault.GARBAGE, "an answer that is not JSON", True),
         (Fault.NOT_AN_ANSWER, "an answer without the one choice that was asked for", True),
-        (Fault.EMPTY, "an answer without text", True),
         (Fault.CONFLICT, "an answer without the one choice that was asked for", True),
         (Fault.HUGE, "an answer of more than 16 MiB", True),
     ],
@@ -138,7 +139,7 @@ def test_a_question_that_is_turned_down_is_told_with_what_was_said():
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (Fault.FORBIDDEN, "HTTP 401.*the key is read from OPENAI_API_KEY"),
+        (Fault.FORBIDDEN, "HTTP 401.*the key wants api_key_env"),
         (Fault.QUOTA, "quota is used up"),
         (Fault.REDIRECT, "HTTP 302"),
     ],
@@ -149,13 +150,63 @@ def test_what_fails_every_question_ends_the_run(fault: Fault, words: str):
 
 
 def test_a_redirect_does_not_carry_the_key_elsewhere(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("A_KEY", "secret")
     with fails_with(Fault.REDIRECT) as stand_in:
         with pytest.raises(InvalidInputError):
-            endpoint(stand_in).ask(ASKED)
+            endpoint(stand_in, api_key_env="A_KEY").ask(ASKED)
         assert len(stand_in.served) == 1
 
 
 def test_a_wrong_path_is_told():
     with StandIn(lambda _messages: "yes") as stand_in, pytest.raises(InvalidInputError, match="HTTP 404: no such path"):
         endpoint(stand_in, url=stand_in.url.replace("/v1", "/v2")).ask(ASKED)
+
+
+def test_an_empty_answer_is_an_answer():
+    with fails_with(Fault.EMPTY) as stand_in:
+        answer = endpoint(stand_in).ask(ASKED)
+    assert (answer.text, answer.prompt_tokens) == ("", 7)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0c", "\n"])
+def test_a_stream_is_cut_at_line_ends_alone(separator: str):
+    text = f"one{separator}two"
+    with StandIn(lambda _messages: text, ascii_only=False) as stand_in:
+        assert endpoint(stand_in, stream=True).ask(ASKED).text == text
+
+
+def test_a_name_that_nobody_knows_costs_nothing():
+    with StandIn(lambda _messages: "yes") as stand_in, pytest.raises(TransientError, match="no connection") as caught:
+        endpoint(stand_in, url="http://nobody.invalid/v1").ask(ASKED)
+    assert not caught.value.may_be_billed
+
+
+def test_a_netrc_does_not_take_the_keys_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "netrc").write_text("default login somebody password something")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("A_KEY", " secret\n")
+    with StandIn(lambda _messages: "yes") as stand_in:
+        endpoint(stand_in, api_key_env="A_KEY").ask(ASKED)
+        endpoint(stand_in).ask(ASKED)
+        assert [one.headers.get("Authorization") for one in stand_in.served] == ["Bearer secret", None]
+
+
+def test_a_key_that_an_endpoint_repeats_is_not_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("A_KEY", "as asked")  # which the stand-in says of every fault
+    with fails_with(Fault.BAD_REQUEST) as stand_in, pytest.raises(RefusedError) as caught:
+        endpoint(stand_in, api_key_env="A_KEY").ask(ASKED)
+    assert str(caught.value) == "HTTP 400: …: 400"
+
+
+@pytest.mark.parametrize(("value", "words"), [("", "the variable A_KEY of judge is not set"), ("a\tb", "cannot have")])
+def test_a_key_that_cannot_be_sent_is_told_without_it(value: str, words: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("A_KEY", value)
+    with StandIn(lambda _messages: "yes") as stand_in, pytest.raises(InvalidInputError, match=words) as caught:
+        endpoint(stand_in, api_key_env="A_KEY")
+    assert not value or value not in str(caught.value)
+
+
+def test_a_seed_can_be_left_out():
+    with StandIn(lambda _messages: "yes") as stand_in:
+        endpoint(stand_in, seed=False).ask(ASKED)
+        assert "seed" not in stand_in.served[0].body

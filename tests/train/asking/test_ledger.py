@@ -12,13 +12,13 @@ from zephyr_local.errors import OutputError
 from zephyr_local.train.asking.ledger import BudgetReachedError, Ledger
 from zephyr_local.train.asking.request import Answer, Price, Request
 
-ASKED = Request((Message("user", "x" * 968),), max_tokens=1000)  # 1,000 tokens of prompt at most
+ASKED = Request((Message("user", "x" * 728),), max_tokens=1000)  # 1,000 tokens of prompt at most
 PRICE = Price(1000, 2000)  # so the request costs $3 at most
 KEY = ASKED.key("model")
 
 
 def test_the_same_question_has_the_same_key_and_another_has_another():
-    again = Request((Message("user", "x" * 968),), max_tokens=1000)
+    again = Request((Message("user", "x" * 728),), max_tokens=1000)
     assert again.key("model") == KEY
     others = [
         ASKED.key("other"),
@@ -26,7 +26,7 @@ def test_the_same_question_has_the_same_key_and_another_has_another():
         Request(ASKED.messages, max_tokens=999).key("model"),
         Request(ASKED.messages, max_tokens=1000, sample=1).key("model"),
         Request(ASKED.messages, max_tokens=1000, temperature=0.1).key("model"),
-        Request((Message("system", "x" * 968),), max_tokens=1000).key("model"),
+        Request((Message("system", "x" * 728),), max_tokens=1000).key("model"),
     ]
     assert len({KEY, *others}) == len(others) + 1
 
@@ -39,14 +39,6 @@ def test_an_answer_is_there_after_the_file_was_closed(tmp_path: Path):
     with Ledger(tmp_path / "asked.sqlite") as ledger:
         assert ledger.answer(KEY) == Answer("naïve \x00 😀", "stop", 10, 20)
         assert ledger.cost() == pytest.approx(10 * 0.001 + 20 * 0.002)
-        assert ledger.cut_off() == (0, 0)
-
-
-def test_a_refusal_is_kept(tmp_path: Path):
-    with Ledger(tmp_path / "asked.sqlite") as ledger:
-        ledger.refuse(ledger.begin(ASKED, KEY, "model", PRICE), KEY, "model", "HTTP 400: no")
-    with Ledger(tmp_path / "asked.sqlite") as ledger:
-        assert ledger.refusal(KEY) == "HTTP 400: no"
         assert ledger.cut_off() == (0, 0)
 
 
@@ -98,3 +90,15 @@ def test_a_ledger_of_a_newer_version_is_left_alone(tmp_path: Path):
         file.execute("pragma user_version=99")
     with pytest.raises(OutputError, match="newer zephyr-local"):
         Ledger(tmp_path / "asked.sqlite")
+
+
+def test_on_a_full_disk_a_request_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with Ledger(tmp_path / "asked.sqlite", budget=5.0) as ledger:
+        number = ledger.begin(ASKED, KEY, "model", PRICE)
+        ledger._file.execute("pragma max_page_count = 1")  # SQLite's own way to say that nothing more fits
+        with pytest.raises(OutputError, match="cannot be used"):
+            ledger.keep(number, KEY, "model", Answer("x" * 100_000, "stop", 1, 1), PRICE)
+        assert ledger.n_under_way == 1
+        ledger.give_up(number, may_be_billed=True)
+        with pytest.raises(BudgetReachedError):
+            ledger.begin(ASKED, KEY, "model", PRICE)

@@ -51,6 +51,9 @@ def test_a_chat_that_does_not_fit_is_turned_down_and_the_others_go_on(tmp_path: 
         first, second = session.ask(Questions(spec, [long, *questions(1)], "x"), str)
     assert isinstance(first, Refused)
     assert second == SENTENCE
+    larger = ModelSpec(name="m", gguf=str(model), n_ctx=4096, concurrency=1)
+    with Session(tmp_path / "asked") as session:
+        assert session.ask(Questions(larger, [long, *questions(1)], "x"), str) == [SENTENCE] * 2
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path):

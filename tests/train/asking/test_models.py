@@ -37,7 +37,7 @@ def test_a_table_says_all_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
     big = read(tmp_path).find("big")
     assert (big.kind, big.name, big.model, big.concurrency) == ("endpoint", "big", "org/big-model", 9)
     assert big.price == Price(2.5, 10)
-    assert big.price.of(1_000_000, 100_000) == pytest.approx(3.5)
+    assert Price(2.5, 10).of(1_000_000, 100_000) == pytest.approx(3.5)
     monkeypatch.setenv("BIG_KEY", "secret")
     assert big.api_key == "secret"
     assert "secret" not in repr(big)
@@ -55,6 +55,7 @@ def test_a_model_is_named_without_a_file():
     assert models.find("bundled").kind == "gguf"
     assert models.find("some/where/zephyr.Q4_K_M.gguf").name == "zephyr.Q4_K_M"
     assert models.find("answers.jsonl").kind == "file"
+    assert models.find("gpt4/model_outputs.json").name == "gpt4"
     endpoint = models.find("http://127.0.0.1:8080/v1#org/model")
     assert (endpoint.url, endpoint.model, endpoint.name) == ("http://127.0.0.1:8080/v1", "org/model", "model")
 
@@ -80,8 +81,13 @@ def test_what_names_no_model_is_told(tmp_path: Path, text: str, words: str):
         ('[a]\nurl = "https://h/v1"\nmodel = "m"\nconcurrency = true', "concurrency is True"),
         ('[a]\nurl = "https://h/v1"\nmodel = "m"\nconcurrency = 0', "concurrency is 0"),
         ('[a]\nurl = "https://h/v1"\nmodel = "m"\nprice = {input = "x"}', "price.input is 'x'"),
-        ('[a]\nurl = "https://h/v1"\nmodel = "m"\nprice = {input = -1}', "price.input is -1"),
+        ('[a]\nurl = "https://h/v1"\nmodel = "m"\nprice = {input = -1, output = 1}', "price.input is -1"),
         ('[a]\nurl = "https://h/v1"\nmodel = "m"\ntimeout_s = 0', "timeout_s is 0"),
+        ('[a]\nurl = "https://h/v1"\nmodel = "m"\nprice = {input = 1}', "price has input"),
+        ('[a]\nurl = "https://h/v1"\nmodel = "m"\nmax_tokens = -1', "max_tokens is -1"),
+        ('[a]\nurl = "https://h/v1"\nmodel = "m"\ntop_p = 7', "top_p is 7"),
+        ('[a]\nurl = "https://h/v1"\nmodel = "m"\ntemperature = "hot"', "Give a number"),
+        ('[a]\nurl = "https://me:secret@h/v1"\nmodel = "m"', "holds a name or a password"),
         ('[a]\nurl = "https://h/v1"', "has a url and no model"),
         ('[a]\nurl = "host/v1"\nmodel = "m"', "has the url 'host/v1'"),
         ('[a]\ngguf = "a.gguf"\nfile = "b.json"', "has gguf and file"),

@@ -104,7 +104,7 @@ def test_a_judge_that_says_nothing_leaves_null(tmp_path: Path):
     with StandIn(mute) as stand_in:
         value = run(tmp_path, stand_in)
     assert (value["n_total"], value["n_without_verdict"]) == (11, 1)
-    assert value["asked"]["asked"][1]["asked_again"] == {'no line "Better: …" in the judgment': 3}
+    assert value["asked"]["asked"][1]["unreadable"] == {'no line "Better: …" in the judgment': 3}
     annotations = json.loads((tmp_path / "out" / "mine" / "annotations.json").read_text())
     assert annotations[3]["preference"] is None
     assert annotations[3]["raw_completion"] == "I could not say."
@@ -137,6 +137,35 @@ def test_a_command_that_cannot_be_done_is_told(arguments: list[str], words: str,
     assert words in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        (("#a b", "#a_b"), "two models are called a_b (and a b, which is kept under the same name)"),
+        (("#mine", "missing.gguf"), "there is no file missing.gguf"),
+    ],
+)
+def test_what_can_be_known_is_told_before_anybody_is_asked(tmp_path: Path, models: tuple[str, str], words: str):
+    with StandIn(fair) as stand_in:
+        named = [stand_in.url + model if model.startswith("#") else model for model in models]
+        done = zephyr_local(
+            "evaluate", "alpaca-eval", *named, "--reference", reference(tmp_path), "--judge",
+            f"{stand_in.url}#judge", "--out", tmp_path / "out", home=tmp_path,
+        )  # fmt: skip
+        assert not stand_in.served
+    assert done.returncode in (2, 3)
+    assert words in done.stderr
+
+
+def test_no_name_leads_out_of_the_folder(tmp_path: Path):
+    with StandIn(fair) as stand_in:
+        done = zephyr_local(
+            "evaluate", "alpaca-eval", f"{stand_in.url}#..", "--reference", reference(tmp_path), "--judge",
+            f"{stand_in.url}#judge", "--out", tmp_path / "out", home=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "_.." / "annotations.json").is_file()
+
+
 def test_outputs_that_are_missing_are_told(tmp_path: Path):
     ready = tmp_path / "ready.json"
     ready.write_text(json.dumps([{"instruction": "Do thing 0.", "output": "good"}]))
@@ -154,6 +183,8 @@ def test_outputs_that_are_missing_are_told(tmp_path: Path):
         ("Because.\nBetter: 1", "1"),
         ("**Better: 2**", "2"),
         ("better : Tie.", "tie"),
+        ("Better: Answer 2", "2"),
+        ("<think>\nBetter: 1? No.\nBetter: 1</think> Better: 2", "2"),
         ("Better: 1\n\nBetter: 1\n", "1"),
     ],
 )
@@ -197,6 +228,7 @@ def test_text_that_is_judged_is_never_a_mark():
         ('user = "{{ instruction"', "cannot be filled"),
         ("user = 1", "has user = 1"),
         ('system = "x"', "has no user"),
+        ('user = "{{ instruction }} {{ output_1 }}"', "does not show the judge output_2"),
         ('user = "x"\nprompt = "y"', "has prompt = 'y'"),
         ("user = ", "is not TOML"),
     ],

@@ -128,6 +128,16 @@ def test_it_goes_on_where_it_was_and_keeps_other_models_judgments(tmp_path: Path
     assert {model["model"] for model in value["models"]} == {"mine", "theirs", "third"}
 
 
+def test_a_pair_is_the_same_whichever_comes_first(tmp_path: Path):
+    theirs = write_model_answers(tmp_path / "theirs.jsonl", "theirs")
+    with StandIn(drawn) as stand_in:
+        mine = f"{stand_in.url}#mine"
+        first = run(tmp_path, stand_in, "--mode", "pairwise-all", models=(mine, theirs))
+        again = run(tmp_path, stand_in, "--mode", "pairwise-all", models=(theirs, mine))
+    assert again["models"] == first["models"]
+    assert len((tmp_path / "out" / "model_judgment" / "gpt-4_pair.jsonl").read_text().splitlines()) == N_TURNS
+
+
 @pytest.mark.parametrize("mode", ["pairwise-all", "pairwise-baseline"])
 def test_pairs_are_judged_in_both_orders_and_fastchat_reads_the_same(tmp_path: Path, mode: str):
     third = write_model_answers(tmp_path / "third.jsonl", "third")
@@ -210,6 +220,9 @@ def test_what_is_missing_is_told_before_anybody_is_asked(tmp_path: Path):
         tmp_path, "bundled", *given[:5], few, "--judge", "bundled"
     )
     assert "cannot judge" in fails(tmp_path, "bundled", *given, "--judge", "answers.jsonl")
+    alone = fails(tmp_path, "bundled", *given, "--judge", "bundled", "--mode", "pairwise-all")
+    assert "there are not two models to compare" in alone
+    assert "is no .png" in fails(tmp_path, *given, "--plot", "x.pdf")
     assert "pairs have none" in fails(tmp_path, *given, "--mode", "pairwise-all", "--plot", "x.png")
 
 
@@ -229,13 +242,22 @@ def test_a_question_that_is_wrong_is_told_with_its_line(tmp_path: Path, line: di
 
 @pytest.mark.parametrize(
     ("judgment", "rating"),
-    [("Rating: [[7]]", 7), ("[[8.5]]", 8.5), ("[3] and then [[10]]", 10), ("I give it [4].", 4), ("[[2]] or [[9]]", 2)],
+    [
+        ("Rating: [[7]]", 7),
+        ("[[8.5]]", 8.5),
+        ("[[6.]]", 6),
+        ("[3] and then [[10]]", 10),
+        ("I give it [4].", 4),
+        ("[[2]] or [[9]]", 2),
+    ],
 )
 def test_a_rating_is_read_by_fastchats_rule(judgment: str, rating: float):
     assert read_rating(judgment) == rating
 
 
-@pytest.mark.parametrize("judgment", ["", "7", "[[rating]]", "[[0]]", "[[11]]", "Rating: 5/10"])
+@pytest.mark.parametrize(
+    "judgment", ["", "7", "[[rating]]", "[[0]]", "[[11]]", "Rating: 5/10", "[[" + "9" * 5000 + "]]"]
+)
 def test_what_is_no_rating_is_not_read(judgment: str):
     with pytest.raises(UnreadableError):
         read_rating(judgment)

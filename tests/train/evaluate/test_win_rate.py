@@ -96,6 +96,28 @@ def test_its_error_is_how_much_it_varies():
     assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.2)
 
 
+def test_verdicts_that_are_probabilities_vary_less():
+    dice = random.Random(5)
+    rates, errors = [], []
+    for _ in range(150):
+        verdicts = []
+        for _ in range(400):
+            difference = round(dice.gauss(100, 300))
+            share = 1 / (1 + math.exp(-(0.3 + difference / 500 + dice.gauss(0, 0.5))))
+            verdicts.append(Verdict(share, 1000 + difference, 1000))
+        controlled = length_controlled(verdicts)
+        assert controlled is not None
+        rates.append(controlled.win_rate)
+        errors.append(controlled.standard_error)
+    assert np.mean(errors) == pytest.approx(np.std(rates, ddof=1), rel=0.25)
+    assert np.mean(errors) < 1.0
+
+
+def test_of_few_wins_or_losses_nothing_is_said():
+    verdicts = [Verdict(float(n < 9), 500 + 10 * n, 500) for n in range(40)]
+    assert length_controlled(verdicts) is None
+
+
 def test_a_judge_who_only_counts_characters_leaves_a_finite_number():
     verdicts = [Verdict(float(difference > 0), 500 + difference, 500) for difference in range(-100, 101, 7)]
     controlled = length_controlled(verdicts)

@@ -155,8 +155,8 @@ def test_a_criterion_that_nobody_could_read_is_not_rated(tmp_path: Path):
         arguments = [*candidates("one"), "--samples", "2", "--models", models, "--judge", "judge"]
         done = feedback(tmp_path, write_prompts(tmp_path), *arguments)
     assert done.returncode == 0
-    assert "not rated by honesty: 1 prompts" in done.stderr
-    assert "asked again 3 times: not each of the 2 answers once in the judgment" in done.stderr
+    assert "not rated by honesty: 1 of 10 prompts" in done.stderr
+    assert "unreadable, 3 x: not each of the 2 answers once in the judgment" in done.stderr
     ratings = {r["instruction"]: r["completions"][0]["annotations"]["honesty"]["Rating"] for r in records(tmp_path)}
     assert ratings.pop("Tell me of 3.") == "N/A"
     assert "N/A" not in ratings.values()
@@ -172,25 +172,66 @@ def test_a_prompt_that_is_turned_down_gets_no_record(tmp_path: Path):
     assert len(records(tmp_path)) == N - 1
 
 
-def test_where_the_budget_ends_what_is_complete_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("candidate", ["one", "bundled"])
+def test_where_the_budget_ends_what_is_complete_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, candidate: str
+):
     from zephyr_local.cli.main import run
     from zephyr_local.train.feedback import feedback as module
 
-    monkeypatch.setattr(module, "PROMPTS_A_ROUND", 3)
+    monkeypatch.setattr(module, "PROMPTS_A_BATCH", 3)
     price = "price = {input = 1000, output = 1000}\nmax_tokens = 100\n"
+    output, partial = tmp_path / "rated.jsonl", tmp_path / "rated.partial.jsonl"
+    output.write_text("what was there before\n")
     with StandIn(judging) as stand_in:
         models = write_models(tmp_path, stand_in.url, "one", more=price)
-        arguments = ["data", "feedback", str(write_prompts(tmp_path)), "--candidate", "one", "--samples", "2"]
-        arguments += ["--models", str(models), "--judge", "judge", "-o", str(tmp_path / "rated.jsonl")]
-        assert run([*arguments, "--budget", "5"]) == 1
-        first = records(tmp_path)
+        arguments = ["data", "feedback", str(write_prompts(tmp_path)), "--candidate", candidate, "--samples", "2"]
+        arguments += ["--models", str(models), "--judge", "judge", "-o", str(output)]
+        assert run([*arguments, "--budget", "5", "--report", str(tmp_path / "report.json")]) == 1
+        first = records(tmp_path, partial.name)
         assert 0 < len(first) < N
         assert len(first) % 3 == 0
-        n = len(stand_in.served)
+        assert output.read_text() == "what was there before\n"
+        assert json.loads((tmp_path / "report.json").read_text())["records"] == len(first)
         assert run([*arguments, "--budget", "1000"]) == 0
         assert records(tmp_path)[: len(first)] == first
         assert len(records(tmp_path)) == N
-        assert len(stand_in.served) == N * 2 + N * 4 > n
+        assert not partial.exists()
+        assert len(stand_in.served) == (N * 2 if candidate == "one" else 0) + N * 4
+
+
+def test_a_budget_that_is_over_at_once_leaves_nothing(tmp_path: Path):
+    with StandIn(judging) as stand_in:
+        models = write_models(tmp_path, stand_in.url, "one", more="price = {input = 1, output = 1}\n")
+        arguments = [*candidates("one"), "--samples", "2", "--models", models, "--judge", "judge", "--budget", "0"]
+        done = feedback(tmp_path, write_prompts(tmp_path), *arguments)
+        assert not stand_in.served
+    assert done.returncode == 1
+    assert "the budget of $0.00 is reached" in done.stderr
+    assert not list(tmp_path.glob("rated*.jsonl"))
+
+
+def test_no_input_is_written_over_and_none_is_missing(tmp_path: Path):
+    prompts = write_prompts(tmp_path)
+    before = prompts.read_bytes()
+    arguments = ["--candidate", "bundled", "--samples", "2", "--judge", "bundled"]
+    done = feedback(tmp_path, prompts, *arguments, name="prompts.jsonl")
+    assert done.returncode == 2
+    assert "is an input, too" in done.stderr
+    assert prompts.read_bytes() == before
+    missing = feedback(tmp_path, prompts, tmp_path / "none.jsonl", *arguments)
+    assert "there is no file" in missing.stderr
+    folder = tmp_path / "folder.jsonl"
+    folder.mkdir()
+    assert "is a folder" in feedback(tmp_path, prompts, *arguments, name="folder.jsonl").stderr
+
+
+def test_inputs_without_prompts_are_an_error(tmp_path: Path):
+    (tmp_path / "none.jsonl").write_text('{"text": "x"}\n')
+    done = feedback(tmp_path, tmp_path / "none.jsonl", "--candidate", "bundled", "--samples", "2", "--judge", "bundled")
+    assert done.returncode == 2
+    assert "no prompt got two answers" in done.stderr
+    assert not (tmp_path / "rated.jsonl").exists()
 
 
 @pytest.mark.parametrize(

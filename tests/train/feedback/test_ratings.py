@@ -55,6 +55,12 @@ def test_one_answer_needs_no_heading():
         reply(5, 4.5),
         reply(5, "four"),
         reply(5, "4 or 5"),
+        reply(5, "-2"),
+        reply(5, "<3"),
+        reply(5, ".5"),
+        reply(5, "4" * 5000),
+        f"Answer {'1' * 5000}\nRating: 5\nReason: x",
+        reply(5, 4) + "x" * 100_001,
         reply(5, "N/A"),
         reply(5, "4\nRating: 3"),
         "Answer 1\nRating: 5\n\nAnswer 2\nRating: 4\nReason: x",
@@ -83,11 +89,11 @@ def test_our_templates_ask_for_the_form_that_is_read(aspect: str):
 def test_a_folder_of_ones_own_takes_their_place(tmp_path: Path):
     for aspect in ASPECTS:
         (tmp_path / f"{aspect}.toml").write_text(
-            f'user = "{aspect} of {{{{ answers | length }}}}: {{{{ instruction }}}}"'
+            f"user = \"{aspect} of {{{{ answers | join(', ') }}}}: {{{{ instruction }}}}\""
         )
     templates = read_templates(tmp_path)
     (user,) = templates["honesty"].messages({"instruction": "x", "answers": ["a", "b"]})
-    assert user.content == "honesty of 2: x"
+    assert user.content == "honesty of a, b: x"
     (tmp_path / "honesty.toml").unlink()
     with pytest.raises(InvalidInputError, match=r"there is no judge template .*honesty.toml"):
         read_templates(tmp_path)
@@ -95,3 +101,12 @@ def test_a_folder_of_ones_own_takes_their_place(tmp_path: Path):
 
 def test_the_templates_are_the_four_criteria():
     assert {path.stem for path in TEMPLATES.glob("*.toml")} == set(ASPECTS)
+
+
+def test_what_a_model_thought_before_is_not_read():
+    thought = f"<think>\n{reply(1, 1)}\n</think>\n\n{reply(5, 4)}"
+    assert [one.rating for one in read_ratings(thought, 2)] == [5, 4]
+
+
+def test_a_judge_that_repeats_newlines_is_read_at_once():
+    assert [one.rating for one in read_ratings("\n" * 90_000 + reply(5, 4), 2)] == [5, 4]
