@@ -163,7 +163,7 @@ def test_an_answer_that_is_empty_is_asked_for_again_and_then_gone_without(tmp_pa
 
 def test_where_the_first_questions_are_all_turned_down_the_others_are_not_asked(tmp_path: Path):
     with StandIn(echo, lambda _number: Fault.BAD_REQUEST) as stand_in:
-        with pytest.raises(UselessError, match="model turned down the first 3 questions: HTTP 400.*max_tokens_key"):
+        with pytest.raises(UselessError, match=r"model turned down the first 3 questions: HTTP 400.*max_tokens_key"):
             ask(tmp_path, spec(stand_in, concurrency=2), questions(500))
         assert len(stand_in.served) < 12
         stand_in.faults = lambda _number: None
@@ -173,7 +173,7 @@ def test_where_the_first_questions_are_all_turned_down_the_others_are_not_asked(
 
 def test_where_no_reply_can_be_read_the_others_are_not_asked_for(tmp_path: Path):
     with StandIn(lambda _messages: "I would rather talk of the weather.") as stand_in:
-        with pytest.raises(UselessError, match="no number. The last reply: 'I would rather talk of the weather.'"):
+        with pytest.raises(UselessError, match=r"no number\. The last reply: 'I would rather talk of the weather\.'"):
             ask(tmp_path, spec(stand_in, concurrency=2), questions(500), read_number)
         assert len(stand_in.served) < 40
 
