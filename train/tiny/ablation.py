@@ -38,8 +38,8 @@ _HELD_OUT: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class AblationSettings:
-    """How large the ablation is. Each step of any stage trains on about 2,000 tokens: 4 x 512 of packed chats, or 16
-    pairs of about 60 tokens an answer with its prompt."""
+    """How large the ablation is. A step of dSFT trains on 2,048 tokens of packed chats, one of dDPO on 16 pairs: some
+    1,400 tokens, the prompt counted with each answer."""
 
     seeds: int = 3
     """Seeds 1, 2, …: of the chats that are drawn, and of their order and the pairs'."""
