@@ -115,7 +115,7 @@ class Ledger:
                 spent = self._spent + sum(self._under_way.values())
                 if spent + at_most > self._budget:
                     raise BudgetReachedError(
-                        f"the budget of ${self._budget:.2f} is reached: ${spent:.4f} are spent or under way, and the "
+                        f"the budget of ${self._budget:,g} is reached: ${spent:.4f} are spent or under way, and the "
                         f"next request could cost ${at_most:.4f}",
                         "What was answered is kept: the same command with a higher --budget goes on",
                         waits=bool(self._under_way),
@@ -165,8 +165,10 @@ class Ledger:
         return float(row[0])
 
     def cut_off(self) -> tuple[int, float]:
-        """Requests that were cut off before their answer came, and what they cost at most, in dollars."""
-        row = self._one("select count(*), coalesce(sum(at_most), 0) from sent where owner = ''")
+        """Requests without an answer (cut off, or still under way when all ends), and what they cost at most, in
+        dollars.
+        """
+        row = self._one("select count(*), coalesce(sum(at_most), 0) from sent")
         assert row is not None
         return int(row[0]), float(row[1])
 

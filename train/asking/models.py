@@ -83,6 +83,10 @@ class ModelSpec:
             parts = urlsplit(self.url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise InvalidInputError(f"the model {self.name} has the url {self.url!r}", "Write https://HOST/v1")
+            if parts.query or parts.fragment:
+                raise InvalidInputError(
+                    f"the url of the model {self.name} has more than a path", "Write https://HOST/v1, without ? and #"
+                )
             if parts.username is not None or parts.password is not None:
                 raise InvalidInputError(
                     f"the url of the model {self.name} holds a name or a password",
@@ -122,9 +126,9 @@ class ModelSpec:
     def api_key(self) -> str | None:
         """The endpoint's key, where the environment has one. Raises InvalidInputError for one that cannot be sent."""
         key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
-        if self.api_key_env and not key:
+        if self.key_variable and not key:
             raise InvalidInputError(
-                f"the variable {self.api_key_env} of {self.name} is not set", f"export {self.api_key_env}=…"
+                f"the variable {self.key_variable} of {self.name} is not set", f"export {self.key_variable}=…"
             )
         if not key.isascii() or not key.isprintable():
             raise InvalidInputError(

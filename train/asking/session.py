@@ -6,15 +6,16 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from zephyr_local.errors import InvalidInputError
+from zephyr_local.errors import InvalidInputError, ZephyrError
 from zephyr_local.gguf_file import read_gguf
-from zephyr_local.train.asking.asker import Asker, Model, Refused
+from zephyr_local.train.asking.asker import Asker, Model, Refused, UnansweredError
 from zephyr_local.train.asking.endpoint import Endpoint
-from zephyr_local.train.asking.ledger import Ledger
+from zephyr_local.train.asking.ledger import BudgetReachedError, Ledger
 from zephyr_local.train.asking.local import LocalModel
 from zephyr_local.train.asking.models import ModelSpec
 from zephyr_local.train.asking.pace import Pace
@@ -27,6 +28,15 @@ T = TypeVar("T")
 
 LEDGER_NAME: Final = "asked.sqlite"
 Tell = Callable[[Tally], object]
+
+
+class NotAsked(Enum):
+    """Stands for the outcome of a question that the run's end came before."""
+
+    NOT_ASKED = "not asked"
+
+
+NOT_ASKED: Final = NotAsked.NOT_ASKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +108,19 @@ class Session:
 
     def ask(self, questions: Questions, read: Callable[[str], T]) -> list[T | Refused]:
         """The outcome of each question to one model, in their order. Raises what Asker.ask raises."""
+        outcomes, ended = self.ask_some(questions, read)
+        if ended is not None:
+            raise ended
+        return [outcome for outcome in outcomes if outcome is not NOT_ASKED]  # all of them
+
+    def ask_some(
+        self, questions: Questions, read: Callable[[str], T]
+    ) -> tuple[list[T | Refused | NotAsked], ZephyrError | None]:
+        """As ask; where the budget or the endpoint ends it, what came until then, and why it ended."""
         unique = list(dict.fromkeys(questions.requests))  # the same question twice is one question
         tally = self._tally(questions.name, len(unique))
         found: dict[Request, T | Refused] = {}
+        ended: ZephyrError | None = None
         asker = self._asker(questions.spec)
         self._active.append(asker)
         if self._stopped.is_set():  # while this one was made ready
@@ -108,10 +128,12 @@ class Session:
         try:
             for asked in asker.ask(unique, read, tally):
                 found[unique[asked.index]] = asked.value
+        except (BudgetReachedError, UnansweredError) as error:
+            ended = error
         finally:
             self._active.remove(asker)
             self._tell(tally)
-        return [found[request] for request in questions.requests]
+        return [found.get(request, NOT_ASKED) for request in questions.requests], ended
 
     def ask_each(self, asked: Sequence[Questions], read: Callable[[str], T]) -> list[list[T | Refused]]:
         """The outcomes of several models: endpoints side by side (what is the same model under two names, one after the

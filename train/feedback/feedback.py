@@ -6,6 +6,7 @@ Candidates answer each prompt, a judge rates the answers by four criteria, and t
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +15,15 @@ from statistics import fmean
 from typing import Any, Final
 
 from zephyr_local.chat_types import Message
-from zephyr_local.errors import InvalidInputError, ZephyrError
-from zephyr_local.folder_sync import sync_folder
+from zephyr_local.errors import InvalidInputError, OutputError, ZephyrError
 from zephyr_local.train.asking.asker import Refused, UnansweredError
 from zephyr_local.train.asking.ledger import BudgetReachedError
 from zephyr_local.train.asking.models import ModelSpec
 from zephyr_local.train.asking.request import Request
-from zephyr_local.train.asking.session import Questions, Session
+from zephyr_local.train.asking.session import NOT_ASKED, NotAsked, Questions, Session
 from zephyr_local.train.asking.template import JudgeTemplate
 from zephyr_local.train.data.normal_text import stable_hash
-from zephyr_local.train.data.records import RecordWriter
+from zephyr_local.train.data.records import RecordWriter, WholeFile
 from zephyr_local.train.data.report import DataReport
 from zephyr_local.train.data.ultrafeedback import ASPECTS
 from zephyr_local.train.feedback.prompts import Prompt, prompt_key, read_ready_answers
@@ -130,39 +130,69 @@ def give_feedback(
 ) -> Feedback:
     """Have prompts answered and the answers rated; write UltraFeedback's records to `output`, .jsonl or .parquet.
 
-    The file is whole or absent. Where the budget or an endpoint ends it, the prompts that are complete are written
-    beside it, as ``NAME.partial.jsonl``, and BudgetReachedError or UnansweredError is raised.
+    The file is whole or absent, and one that is there stays until then. Where the budget or an endpoint ends it, the
+    prompts that are complete are written into the session's folder, as ``complete.jsonl``, before BudgetReachedError or
+    UnansweredError is raised. OutputError where something cannot be written.
     """
     feedback = Feedback(report)
     files = {spec.name: read_ready_answers(Path(spec.file)) for spec in settings.candidates if spec.kind == "file"}
-    partial = output.with_name(f"{output.stem}.partial{output.suffix}")
-    ended: ZephyrError | None = None
-    with RecordWriter(partial) as out:
-        try:
-            for some, answers in _answered(session, prompts, settings, files):
-                for record in _records(session, some, answers, settings, feedback):
-                    out.write(record)
-                    feedback.n_records += 1
-                    feedback.n_answers += len(record["completions"])
-        except (BudgetReachedError, UnansweredError) as error:
-            ended = error
-    if ended is None and not feedback.n_records:
-        partial.unlink()
-        raise InvalidInputError(
-            "no prompt got two answers" if report.n_read else "there are no prompts",
-            "Check the inputs: records with prompt, question, instruction or messages",
-        )
-    if ended is None:
+    complete = session.folder / f"complete{output.suffix}"
+    for left in session.folder.glob(f".{complete.name}.*.part"):  # by a run that was killed
+        left.unlink(missing_ok=True)
+    try:
+        ended = _write_records(session, prompts, settings, files, feedback, complete)
         feedback.put_in_facts()
-        partial.replace(output)
-        sync_folder(output.parent)
-        return feedback
-    feedback.put_in_facts()
-    if feedback.n_records:
-        say(f"the {feedback.n_records:,} prompts that are complete are in {partial}")
-    else:
-        partial.unlink()
-    raise ended
+        if ended is not None:
+            if feedback.n_records:
+                say(f"the {feedback.n_records:,} prompts that are complete are in {complete}")
+            raise ended
+        with WholeFile(output) as whole, complete.open("rb") as stream:
+            shutil.copyfileobj(stream, whole.stream)
+        complete.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or output} cannot be written: {error.strerror}",
+            "Free some space: the answers are kept, and the same command goes on",
+        ) from None
+    return feedback
+
+
+def _write_records(
+    session: Session,
+    prompts: Iterable[Prompt],
+    settings: FeedbackSettings,
+    files: Mapping[str, Mapping[str, str]],
+    feedback: Feedback,
+    target: Path,
+) -> ZephyrError | None:
+    """Write the records; returns what ended it early. Without a single record nothing is written."""
+    ended: ZephyrError | None = None
+    try:
+        with RecordWriter(target) as out:
+            try:
+                for some, answers in _answered(session, prompts, settings, files):
+                    records, ended = _records(session, some, answers, settings, feedback)
+                    for record in records:
+                        out.write(record)
+                        feedback.n_records += 1
+                        feedback.n_answers += len(record["completions"])
+                    if ended is not None:
+                        break
+            except (BudgetReachedError, UnansweredError) as error:
+                ended = error
+            if not feedback.n_records:
+                raise _NothingError
+    except _NothingError:
+        if ended is None:
+            raise InvalidInputError(
+                "no prompt got two answers" if feedback.report.n_read else "there are no prompts",
+                "Check the inputs: records with prompt, question, instruction or messages",
+            ) from None
+    return ended
+
+
+class _NothingError(Exception):
+    """There is no record."""
 
 
 def _answered(
@@ -174,12 +204,19 @@ def _answered(
     """Prompts with their answers, some at a time. Where a candidate is a local model, all are answered before the first
     is judged, or each model would be loaded again for each batch.
     """
+    source = iter(prompts)
+    first = list(itertools.islice(source, PROMPTS_A_BATCH))
+    for name, ready in files.items():  # before anybody is paid
+        if first and not any(prompt_key(prompt.messages) in ready for prompt in first):
+            raise InvalidInputError(
+                f"{name} has no answer to any of the first {len(first):,} prompts", "Give the answers to these prompts"
+            )
+    source = itertools.chain(first, source)
     if not any(spec.kind == "gguf" for spec in settings.candidates):
-        source = iter(prompts)
         while some := list(itertools.islice(source, PROMPTS_A_BATCH)):
             yield some, _answers(session, some, settings, files)
         return
-    every = list(prompts)
+    every = list(source)
     answers = _answers(session, every, settings, files)
     for at in range(0, len(every), PROMPTS_A_BATCH):
         yield every[at : at + PROMPTS_A_BATCH], answers[at : at + PROMPTS_A_BATCH]
@@ -191,7 +228,8 @@ def _records(
     answers: Sequence[Mapping[str, str]],
     settings: FeedbackSettings,
     feedback: Feedback,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], ZephyrError | None]:
+    """The records of the prompts that are complete, and what ended it where not all are."""
     judged: list[tuple[Prompt, Mapping[str, str]]] = []
     for prompt, said in zip(prompts, answers, strict=True):
         if len(said) < LEAST_ANSWERS:
@@ -199,8 +237,11 @@ def _records(
             feedback.report.drop("fewer than two answers", prompt.id, prompt.messages[-1].content)
         else:
             judged.append((prompt, said))
-    ratings = _ratings(session, judged, settings, feedback)
-    return [_record(prompt, said, rated) for (prompt, said), rated in zip(judged, ratings, strict=True)]
+    ratings, ended = _ratings(session, judged, settings, feedback)
+    records = [
+        _record(prompt, said, rated) for (prompt, said), rated in zip(judged, ratings, strict=True) if rated is not None
+    ]
+    return records, ended
 
 
 def _answers(
@@ -261,8 +302,8 @@ def _ratings(
     judged: Sequence[tuple[Prompt, Mapping[str, str]]],
     settings: FeedbackSettings,
     feedback: Feedback,
-) -> list[dict[str, dict[str, Rating]]]:
-    """For each prompt: criterion → answerer → rating."""
+) -> tuple[list[dict[str, dict[str, Rating]] | None], ZephyrError | None]:
+    """For each prompt: criterion → answerer → rating, or None where it was not judged by all; and what ended it."""
     judge = settings.judge
     places, requests = list[tuple[int, str, list[str]]](), list[Request]()
     for index, (prompt, said) in enumerate(judged):
@@ -279,23 +320,29 @@ def _ratings(
                 )
             )
     # How many answers a reply should rate depends on the question: it is read for each number apart.
-    rated: list[dict[str, dict[str, Rating]]] = [{} for _ in judged]
+    rated: list[dict[str, dict[str, Rating]] | None] = [{} for _ in judged]
+    ended: ZephyrError | None = None
     by_count: dict[int, list[int]] = {}
     for number, (_, _, order) in enumerate(places):
         by_count.setdefault(len(order), []).append(number)
     for n_answers, numbers in sorted(by_count.items(), reverse=True):
         name = f"{judge.name} judges" + (f" {n_answers} answers" if len(by_count) > 1 else "")
-        outcomes = session.ask(
-            Questions(judge, [requests[number] for number in numbers], name),
-            lambda reply, n_answers=n_answers: read_ratings(reply, n_answers),  # type: ignore[misc]
-        )
+        outcomes: Sequence[tuple[Rating, ...] | Refused | NotAsked] = [NOT_ASKED] * len(numbers)
+        if ended is None:
+            outcomes, ended = session.ask_some(
+                Questions(judge, [requests[number] for number in numbers], name),
+                lambda reply, n_answers=n_answers: read_ratings(reply, n_answers),  # type: ignore[misc]
+            )
         for number, outcome in zip(numbers, outcomes, strict=True):
             index, aspect, order = places[number]
-            if isinstance(outcome, Refused):
+            of_prompt = rated[index]
+            if isinstance(outcome, NotAsked):
+                rated[index] = None
+            elif isinstance(outcome, Refused):
                 feedback.n_unrated[aspect] += 1
-            else:
-                rated[index][aspect] = dict(zip(order, outcome, strict=True))
-    return rated
+            elif of_prompt is not None:
+                of_prompt[aspect] = dict(zip(order, outcome, strict=True))
+    return rated, ended
 
 
 def _record(prompt: Prompt, said: Mapping[str, str], rated: Mapping[str, Mapping[str, Rating]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from zephyr_local.cli.asking import asking, asking_options
 from zephyr_local.cli.data_options import FILE
-from zephyr_local.errors import InvalidInputError
+from zephyr_local.errors import InvalidInputError, ZephyrError
 from zephyr_local.repl.screen import visible
 
 
@@ -57,8 +57,8 @@ def command(
         return
     if not inputs or output is None or not candidates or judge is None:
         raise InvalidInputError("nothing to do", "Give IN, --output, --candidate twice or more, and --judge")
-    if report is not None and report.suffix != ".json":
-        raise InvalidInputError(f"{report} is no .json", "Name the report so")
+    if report is not None and (report.suffix != ".json" or report.is_dir()):
+        raise InvalidInputError(f"{report} is no .json file", "Name the report so")
     import itertools
 
     from zephyr_local.train.asking.models import ModelsFile
@@ -89,6 +89,9 @@ def command(
                 )
             finally:
                 made.facts |= session.as_json()
+    except ZephyrError as error:
+        made.facts["ended_by"] = str(error)
+        raise
     finally:
         if report is not None:
             made.write(report)

@@ -80,8 +80,13 @@ def mt_bench_command(
         found = _checked(read_records(judgments))
         if found and "g1_winner" in found[0] and mode == "single":  # the file says it
             mode = "pairwise-baseline" if baseline else "pairwise-all"
+        named = {str(judgment.get(key)) for judgment in found for key in ("model_1", "model_2")}
+        if baseline is not None and baseline not in named:
+            raise InvalidInputError(f"there are no pairs with {baseline} in {judgments}", "Check --baseline")
         _show(found, asked, mode, baseline, plot, None, as_json)
         return
+    if baseline is not None and mode != "pairwise-baseline":
+        raise InvalidInputError(f"--baseline is not for the mode {mode}", "Give --mode pairwise-baseline")
     if not models or judge_prompts is None or judge is None:
         raise InvalidInputError(
             "nothing to do", "Give MODEL with --judge-prompts FILE and --judge MODEL, or --judgments FILE"

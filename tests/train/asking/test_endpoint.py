@@ -46,7 +46,12 @@ def test_a_question_goes_out_as_openai_wants_it(stream: bool, monkeypatch: pytes
 
 def test_openais_key_is_for_openai_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    assert ModelSpec(name="m", url="https://api.openai.com/v1", model="m").api_key == "secret"
+    openai = ModelSpec(name="m", url="https://api.openai.com/v1", model="m")
+    assert openai.api_key == "secret"
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(InvalidInputError, match="the variable OPENAI_API_KEY of m is not set"):
+        Endpoint(openai)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with StandIn(lambda _messages: "yes") as stand_in:
         endpoint(stand_in).ask(ASKED)
         assert "Authorization" not in stand_in.served[0].headers

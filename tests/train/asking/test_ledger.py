@@ -46,7 +46,7 @@ def test_the_budget_counts_what_is_under_way_at_its_highest_price(tmp_path: Path
     with Ledger(tmp_path / "asked.sqlite", budget=7.0) as ledger:
         first = ledger.begin(ASKED, KEY, "model", PRICE)
         ledger.begin(ASKED, "another", "model", PRICE)
-        with pytest.raises(BudgetReachedError, match=r"the budget of \$7.00 is reached: \$6.0000"):
+        with pytest.raises(BudgetReachedError, match=r"the budget of \$7 is reached: \$6.0000"):
             ledger.begin(ASKED, "a third", "model", PRICE)
         ledger.keep(first, KEY, "model", Answer("cheap", "stop", 10, 20), PRICE)  # 5 cents instead of $3
         ledger.begin(ASKED, "a third", "model", PRICE)

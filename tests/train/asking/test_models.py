@@ -88,6 +88,7 @@ def test_what_names_no_model_is_told(tmp_path: Path, text: str, words: str):
         ('[a]\nurl = "https://h/v1"\nmodel = "m"\ntop_p = 7', "top_p is 7"),
         ('[a]\nurl = "https://h/v1"\nmodel = "m"\ntemperature = "hot"', "Give a number"),
         ('[a]\nurl = "https://me:secret@h/v1"\nmodel = "m"', "holds a name or a password"),
+        ('[a]\nurl = "https://h/v1?key=x"\nmodel = "m"', "has more than a path"),
         ('[a]\nurl = "https://h/v1"', "has a url and no model"),
         ('[a]\nurl = "host/v1"\nmodel = "m"', "has the url 'host/v1'"),
         ('[a]\ngguf = "a.gguf"\nfile = "b.json"', "has gguf and file"),

@@ -222,6 +222,8 @@ def test_what_is_missing_is_told_before_anybody_is_asked(tmp_path: Path):
     assert "cannot judge" in fails(tmp_path, "bundled", *given, "--judge", "answers.jsonl")
     alone = fails(tmp_path, "bundled", *given, "--judge", "bundled", "--mode", "pairwise-all")
     assert "there are not two models to compare" in alone
+    unused = fails(tmp_path, "bundled", *given, "--judge", "bundled", "--baseline", "bundled")
+    assert "--baseline is not for the mode single" in unused
     assert "is no .png" in fails(tmp_path, *given, "--plot", "x.pdf")
     assert "pairs have none" in fails(tmp_path, *given, "--mode", "pairwise-all", "--plot", "x.png")
 

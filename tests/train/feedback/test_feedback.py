@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.command import zephyr_local
+from tests.cli.command import ROOT, isolated, zephyr_local
 from tests.stand_in_endpoint import Fault, Messages, StandIn
 from zephyr_local.chat_types import Message
 from zephyr_local.train.data.records import Record
@@ -181,21 +183,24 @@ def test_where_the_budget_ends_what_is_complete_is_written(
 
     monkeypatch.setattr(module, "PROMPTS_A_BATCH", 3)
     price = "price = {input = 1000, output = 1000}\nmax_tokens = 100\n"
-    output, partial = tmp_path / "rated.jsonl", tmp_path / "rated.partial.jsonl"
+    output, partial = tmp_path / "rated.jsonl", tmp_path / "rated.jsonl.asked" / "complete.jsonl"
     output.write_text("what was there before\n")
     with StandIn(judging) as stand_in:
         models = write_models(tmp_path, stand_in.url, "one", more=price)
         arguments = ["data", "feedback", str(write_prompts(tmp_path)), "--candidate", candidate, "--samples", "2"]
         arguments += ["--models", str(models), "--judge", "judge", "-o", str(output)]
         assert run([*arguments, "--budget", "5", "--report", str(tmp_path / "report.json")]) == 1
-        first = records(tmp_path, partial.name)
+        first = [json.loads(line) for line in partial.read_text().splitlines()]
         assert 0 < len(first) < N
-        assert len(first) % 3 == 0
+        assert all("N/A" not in json.dumps(record) for record in first)
         assert output.read_text() == "what was there before\n"
-        assert json.loads((tmp_path / "report.json").read_text())["records"] == len(first)
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["records"] == len(first)
+        assert report["ended_by"].startswith("the budget of $5 is reached")
         assert run([*arguments, "--budget", "1000"]) == 0
-        assert records(tmp_path)[: len(first)] == first
-        assert len(records(tmp_path)) == N
+        whole = records(tmp_path)
+        assert [record for record in whole if record in first] == first
+        assert len(whole) == N
         assert not partial.exists()
         assert len(stand_in.served) == (N * 2 if candidate == "one" else 0) + N * 4
 
@@ -207,8 +212,9 @@ def test_a_budget_that_is_over_at_once_leaves_nothing(tmp_path: Path):
         done = feedback(tmp_path, write_prompts(tmp_path), *arguments)
         assert not stand_in.served
     assert done.returncode == 1
-    assert "the budget of $0.00 is reached" in done.stderr
-    assert not list(tmp_path.glob("rated*.jsonl"))
+    assert "the budget of $0 is reached" in done.stderr
+    assert not (tmp_path / "rated.jsonl").exists()
+    assert not list((tmp_path / "rated.jsonl.asked").glob("complete*"))
 
 
 def test_no_input_is_written_over_and_none_is_missing(tmp_path: Path):
@@ -224,6 +230,38 @@ def test_no_input_is_written_over_and_none_is_missing(tmp_path: Path):
     folder = tmp_path / "folder.jsonl"
     folder.mkdir()
     assert "is a folder" in feedback(tmp_path, prompts, *arguments, name="folder.jsonl").stderr
+
+
+def test_answers_to_other_prompts_are_told_before_anybody_is_asked(tmp_path: Path):
+    ready = tmp_path / "ready.jsonl"
+    ready.write_text(json.dumps({"prompt": "Something else?", "output": "x"}))
+    with StandIn(judging) as stand_in:
+        models = write_models(tmp_path, stand_in.url, "one")
+        arguments = [*candidates("one", ready), "--models", models, "--judge", "judge"]
+        done = feedback(tmp_path, write_prompts(tmp_path), *arguments)
+        assert not stand_in.served
+    assert "ready has no answer to any of the first 10 prompts" in done.stderr
+
+
+def test_on_a_full_disk_nothing_is_lost(tmp_path: Path):
+    with StandIn(judging) as stand_in:
+        models = write_models(tmp_path, stand_in.url, "one")
+        arguments = [*candidates("one"), "--samples", "2", "--models", str(models), "--judge", "judge"]
+        assert feedback(tmp_path, write_prompts(tmp_path), *arguments).returncode == 0
+        whole = (tmp_path / "rated.jsonl").read_bytes()
+        (tmp_path / "rated.jsonl").write_text("before")
+        n = len(stand_in.served)
+        # What the ledger has, it has; no file may grow beyond a block of the output's.
+        command = [sys.executable, "-m", "zephyr_local", "data", "feedback", str(write_prompts(tmp_path)), *arguments]
+        limited = f"ulimit -f 2; exec {shlex.join([*map(str, command), '-o', str(tmp_path / 'rated.jsonl')])}"
+        environment = isolated(tmp_path) | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, env=environment, cwd=ROOT)
+        assert done.returncode == 1
+        assert "cannot be" in done.stderr
+        assert (tmp_path / "rated.jsonl").read_text() == "before"
+        assert feedback(tmp_path, write_prompts(tmp_path), *arguments).returncode == 0
+        assert len(stand_in.served) == n
+    assert (tmp_path / "rated.jsonl").read_bytes() == whole
 
 
 def test_inputs_without_prompts_are_an_error(tmp_path: Path):
