@@ -53,9 +53,6 @@ class Model(Protocol):
     def ask(self, request: Request) -> Answer:
         """One try."""
 
-    def close(self) -> None:
-        """Free what it holds."""
-
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -144,20 +141,20 @@ class Asker:
         stopped = False
         try:
             for index, result in workers.results(requests):
+                if isinstance(result, StoppedError):
+                    continue
                 if isinstance(result, TransientError):
-                    unanswered, in_a_row, last_problem = unanswered + 1, in_a_row + 1, result.reason
+                    in_a_row, last_problem = in_a_row + 1, result.reason
                     if in_a_row >= most_in_a_row:
                         workers.stop.set()
-                    elif self._skip_failed:
-                        unanswered -= 1
-                        reason = f"{result.reason}, {spec.attempts} times"
-                        tally.count("refused", reason)
-                        tally.add(done=1)
-                        yield Asked(index, Refused(reason))
+                    if workers.stop.is_set() or not self._skip_failed:
+                        unanswered += 1
+                        continue
+                    result = Refused(f"{result.reason}, {spec.attempts} times")
+                    tally.count("refused", result.reason)
                 elif isinstance(result, ZephyrError):
                     fatal = fatal or result
                     workers.stop.set()
-                elif isinstance(result, StoppedError):
                     continue
                 elif isinstance(result, BaseException):
                     raise result
@@ -169,9 +166,9 @@ class Asker:
                         # A mistake in what is sent or in who is asked, more likely than one in each question.
                         fatal = fatal or _nothing_useful(spec, useless, result)
                         workers.stop.set()
-                    tally.add(done=1)
-                    self._tell(tally)
-                    yield Asked(index, result)
+                tally.add(done=1)
+                self._tell(tally)
+                yield Asked(index, result)
             stopped = self._stop.is_set()
         except KeyboardInterrupt:
             workers.stop.set()

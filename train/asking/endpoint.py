@@ -26,7 +26,7 @@ _MOST_SECONDS: Final = 1e7
 _MOST_TOKENS: Final = 1_000_000_000
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _RETRIED: Final = frozenset({408, 409, 425, 429})
-_NOT_BEGUN: Final = frozenset({408, 409, 425, 429, 503, 529})
+_NOT_BEGUN: Final = _RETRIED | {503, 529}
 """With these an endpoint turns a request away; with another error it, or one behind it, may have been at work."""
 _FATAL: Final = frozenset({401, 402, 403, 404, 405})
 
@@ -89,9 +89,6 @@ class Endpoint:
         if content_type.startswith("text/event-stream") or (self.spec.stream and body.lstrip().startswith(b"data:")):
             return _answer(_joined_stream(body), request)
         return _answer(_json(body), request)
-
-    def close(self) -> None:
-        """Sessions end with their threads."""
 
     def _session(self) -> Any:  # noqa: ANN401 — requests is imported late
         session = getattr(self._of_thread, "session", None)

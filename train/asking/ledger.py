@@ -36,8 +36,7 @@ create table sent (              -- requests without an answer: under way, or cu
     number integer primary key autoincrement,
     key text not null,
     model text not null,
-    at_most real not null,       -- dollars
-    owner text not null          -- which process's, or empty: cut off
+    at_most real not null        -- dollars
 );
 """
 
@@ -61,7 +60,6 @@ class Ledger:
         """
         self.path, self._budget = path, budget
         self._lock = threading.Lock()
-        self._owner = f"{time.time_ns():x}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
@@ -72,8 +70,6 @@ class Ledger:
             raise OutputError(
                 f"{path} cannot be used: {error}", "Choose another place, or move the file away"
             ) from None
-        # What another process left under way was cut off with it.
-        self._execute("update sent set owner = ''")
         self._spent = self.cost() + self.cut_off()[1]
         self._under_way: dict[int, float] = {}
 
@@ -122,8 +118,7 @@ class Ledger:
                     )
             with self._transaction():
                 row = self._file.execute(
-                    "insert into sent (key, model, at_most, owner) values (?, ?, ?, ?)",
-                    (key, model, at_most, self._owner),
+                    "insert into sent (key, model, at_most) values (?, ?, ?)", (key, model, at_most)
                 )
             number = int(row.lastrowid or 0)
             self._under_way[number] = at_most
@@ -145,12 +140,12 @@ class Ledger:
 
     def give_up(self, number: int, *, may_be_billed: bool) -> None:
         """End a try that brought no answer; one that may be billed goes on counting against the budget."""
-        statement = "update sent set owner = ''" if may_be_billed else "delete from sent"
         with self._lock:
-            with self._refusals_told():
-                self._file.execute(f"{statement} where number = ?", (number,))
-            self._spent += self._under_way.pop(number, 0.0) if may_be_billed else 0.0
-            self._under_way.pop(number, None)
+            if not may_be_billed:
+                with self._refusals_told():
+                    self._file.execute("delete from sent where number = ?", (number,))
+            at_most = self._under_way.pop(number)
+            self._spent += at_most if may_be_billed else 0.0
 
     @property
     def n_under_way(self) -> int:
@@ -175,10 +170,6 @@ class Ledger:
     def _one(self, statement: str, *values: object) -> Any:  # noqa: ANN401 — a row of SQLite's
         with self._lock, self._refusals_told(), closing(self._file.execute(statement, values)) as rows:
             return rows.fetchone()
-
-    def _execute(self, statement: str, *values: object) -> None:
-        with self._lock, self._refusals_told():
-            self._file.execute(statement, values)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

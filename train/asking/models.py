@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
+from zephyr_local.chat_types import Message
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.train.asking.request import Price
+from zephyr_local.train.asking.request import Price, Request
+from zephyr_local.train.asking.toml_file import read_toml
 from zephyr_local.train.data.records import SUFFIXES
 
 Kind = Literal["endpoint", "gguf", "file"]
@@ -115,6 +116,25 @@ class ModelSpec:
     def kind(self) -> Kind:
         return "endpoint" if self.url else "gguf" if self.gguf else "file"
 
+    def request(
+        self, messages: tuple[Message, ...], *, temperature: float, max_tokens: int, sample: int = 0
+    ) -> Request:
+        """A question to this model: what its table says of system turn and sampling, else what the caller does."""
+        if self.system and messages[0].role != "system":
+            messages = (Message("system", self.system), *messages)
+        return Request(
+            messages,
+            temperature=temperature if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            max_tokens=self.max_tokens or max_tokens,
+            sample=sample,
+        )
+
+    def require_judge(self) -> None:
+        """Raises InvalidInputError for a model that cannot judge."""
+        if self.kind == "file":
+            raise InvalidInputError("a file of answers cannot judge", "Give an endpoint or a GGUF as the judge")
+
     @property
     def key_variable(self) -> str:
         """The environment variable that the key is read from; empty: none is sent."""
@@ -160,13 +180,7 @@ class ModelsFile:
         """Relative paths in it are relative to it. Raises InvalidInputError, naming the table and key."""
         if path is None:
             return cls()
-        try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InvalidInputError(f"there is no file {path}", "Check the path") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"{path} is not TOML: {error}", "Mend the file") from None
-        return cls(path, {name: _spec(name, table, path) for name, table in tables.items()})
+        return cls(path, {name: _spec(name, table, path) for name, table in read_toml(path, "file").items()})
 
     def find(self, text: str) -> ModelSpec:
         """The model that a command names: an entry of the file, a path, an address, or ``bundled``."""

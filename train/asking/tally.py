@@ -37,30 +37,30 @@ class Tally:
     completion_tokens: int = 0
     cost: float = 0.0
     """Of the answers that came now, in dollars."""
-    estimated: bool = False
-    """Whether an endpoint left counts to be estimated, high."""
+    estimated: int = 0
+    """Answers whose counts the endpoint left to be estimated, high."""
     began_at: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, **counts: float) -> None:
         with self._lock:
             for name, value in counts.items():
-                now = getattr(self, name)
-                setattr(self, name, now or value if isinstance(now, bool) else now + value)
+                setattr(self, name, getattr(self, name) + value)
 
     def count(self, what: str, reason: str) -> None:
         """Count one of ``unreadable``, ``retried`` and ``refused``."""
         with self._lock:
             getattr(self, what)[reason] += 1
 
+    def _troubles(self) -> tuple[tuple[str, Counter[str]], ...]:
+        return ("unreadable", self.unreadable), ("retried", self.retried), ("no answer", self.refused)
+
     def line(self) -> str:
         """How far it is, in one line."""
         parts = [f"{self.name}: {self.done:,} of {self.total:,}"]
         if self.kept:
             parts.append(f"{self.kept:,} from before")
-        for what, counts in (("unreadable", self.unreadable), ("retried", self.retried), ("no answer", self.refused)):
-            if counts:
-                parts.append(f"{sum(counts.values()):,} {what}")
+        parts += [f"{counts.total():,} {what}" for what, counts in self._troubles() if counts]
         if self.prompt_tokens or self.completion_tokens:
             parts.append(f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens")
         fresh, left = self.done - self.kept, self.total - self.done
@@ -73,7 +73,7 @@ class Tally:
     def details(self) -> list[str]:
         """Why answers were asked again, retried or never came: a line for each reason."""
         lines = []
-        for what, counts in (("unreadable", self.unreadable), ("retried", self.retried), ("no answer", self.refused)):
+        for what, counts in self._troubles():
             shown = counts.most_common(_SHOWN_REASONS)
             lines += [f"  {what}, {count:,} x: {reason}" for reason, count in shown]
             more = counts.total() - sum(count for _, count in shown)
@@ -93,5 +93,5 @@ class Tally:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "cost_dollars": self.cost,
-            "estimated": self.estimated,
+            "estimated": self.estimated > 0,
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,7 @@ from typing import Any, Final, Self
 
 from zephyr_local.chat_types import Message
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.asking.toml_file import read_toml
 
 _KEYS: Final = ("system", "user")
 _THOUGHT: Final = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
@@ -37,12 +37,7 @@ class JudgeTemplate:
 
         Raises InvalidInputError, naming the file.
         """
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InvalidInputError(f"there is no judge template {path}", "Check the path") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"{path} is not TOML: {error}", "Mend the file") from None
+        table = read_toml(path, "judge template")
         for key, value in table.items():
             if key not in _KEYS or not isinstance(value, str):
                 raise InvalidInputError(f"{path} has {key} = {value!r}", "Give system and user, each a text")

@@ -13,7 +13,7 @@ from zephyr_local.chat_types import Message
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.asking.asker import Refused
 from zephyr_local.train.asking.models import ModelSpec
-from zephyr_local.train.asking.request import Request, UnreadableError
+from zephyr_local.train.asking.request import UnreadableError
 from zephyr_local.train.asking.session import Questions, Session
 from zephyr_local.train.asking.template import JudgeTemplate, without_thought
 from zephyr_local.train.data.normal_text import stable_hash
@@ -66,8 +66,7 @@ class AlpacaEval:
     """Of which answer stands first, instruction by instruction, where each is asked once."""
 
     def __post_init__(self) -> None:
-        if self.judge.kind == "file":
-            raise InvalidInputError("a file of answers cannot judge", "Give an endpoint or a GGUF as the judge")
+        self.judge.require_judge()
 
 
 def read_instructions(path: Path) -> list[Instruction]:
@@ -111,14 +110,11 @@ def answer_instructions(
     session: Session, instructions: Sequence[Instruction], specs: Sequence[ModelSpec]
 ) -> list[Outputs]:
     """The models' outputs, asked for or read, each written to ``NAME/model_outputs.json`` in the session's folder."""
-    found: dict[int, Outputs] = {}
-    require_different([spec.name if spec.kind != "file" else read_outputs(Path(spec.file)).generator for spec in specs])
-    asked = {index: spec for index, spec in enumerate(specs) if spec.kind != "file"}
-    for index, spec in enumerate(specs):
-        if spec.kind == "file":
-            outputs = read_outputs(Path(spec.file))
-            require_outputs(instructions, outputs)
-            found[index] = outputs
+    found = {index: read_outputs(Path(spec.file)) for index, spec in enumerate(specs) if spec.kind == "file"}
+    for ready in found.values():
+        require_outputs(instructions, ready)
+    require_different([found[i].generator if i in found else spec.name for i, spec in enumerate(specs)])
+    asked = {index: spec for index, spec in enumerate(specs) if index not in found}
     outcomes = session.ask_each([_answers(spec, instructions) for spec in asked.values()], str)
     for (index, spec), outcome in zip(asked.items(), outcomes, strict=True):
         texts = ["" if isinstance(one, Refused) else one for one in outcome]
@@ -134,27 +130,23 @@ def answer_instructions(
             }
             for one in instructions
         ]
-        _write_json(model_folder(session.folder, outputs.generator) / "model_outputs.json", values)
+        _write_json(session.folder / file_name(outputs.generator) / "model_outputs.json", values)
     return results
 
 
 def _answers(spec: ModelSpec, instructions: Sequence[Instruction]) -> Questions:
-    system = [Message("system", spec.system)] if spec.system else []
     requests = [
-        Request(
-            (*system, Message("user", one.text)),
-            temperature=ANSWER_TEMPERATURE if spec.temperature is None else spec.temperature,
-            top_p=1.0 if spec.top_p is None else spec.top_p,
-            max_tokens=spec.max_tokens or ANSWER_TOKENS,
-        )
+        spec.request((Message("user", one.text),), temperature=ANSWER_TEMPERATURE, max_tokens=ANSWER_TOKENS)
         for one in instructions
     ]
     return Questions(spec, requests, f"{spec.name} answers")
 
 
-def annotate(session: Session, evaluation: AlpacaEval, outputs: Outputs) -> list[dict[str, Any]]:
-    """The judge's preference for each instruction, in AlpacaEval's format: 1 for the reference's output, 2 for the
-    model's, 1.5 for a tie, null where it said nothing that could be read. Written to ``NAME/annotations.json``.
+def annotate(session: Session, evaluation: AlpacaEval, outputs: Outputs) -> Path:
+    """Write the judge's preference for each instruction to ``NAME/annotations.json``, and return its path.
+
+    In AlpacaEval's format: 1 for the reference's output, 2 for the model's, 1.5 for a tie, null where the judge said
+    nothing that could be read.
     """
     instructions, reference = evaluation.instructions, evaluation.reference
     require_outputs(instructions, reference)
@@ -169,14 +161,8 @@ def annotate(session: Session, evaluation: AlpacaEval, outputs: Outputs) -> list
         for model_first in (False, True) if evaluation.both_orders else (first,):
             shown = pair[::-1] if model_first else pair
             values = {"instruction": one.text, "output_1": shown[0], "output_2": shown[1]}
-            requests.append(
-                Request(
-                    evaluation.template.messages(values),
-                    temperature=0.0 if judge.temperature is None else judge.temperature,
-                    top_p=1.0 if judge.top_p is None else judge.top_p,
-                    max_tokens=judge.max_tokens or JUDGMENT_TOKENS,
-                )
-            )
+            asked = evaluation.template.messages(values)
+            requests.append(judge.request(asked, temperature=0.0, max_tokens=JUDGMENT_TOKENS))
             places.append((index, model_first))
     outcomes = session.ask(
         Questions(judge, requests, f"{judge.name} judges {outputs.generator}"), lambda text: (text, read_better(text))
@@ -202,8 +188,9 @@ def annotate(session: Session, evaluation: AlpacaEval, outputs: Outputs) -> list
         }
         for index, one in enumerate(instructions)
     ]
-    _write_json(model_folder(session.folder, outputs.generator) / "annotations.json", annotations)
-    return annotations
+    target = session.folder / file_name(outputs.generator) / "annotations.json"
+    _write_json(target, annotations)
+    return target
 
 
 def read_better(judgment: str) -> str:
@@ -227,11 +214,6 @@ def agreed(verdicts: Sequence[float | None]) -> float | None:
     if any(verdict is None for verdict in verdicts):
         return None
     return verdicts[0] if len(set(verdicts)) == 1 else TIE
-
-
-def model_folder(folder: Path, generator: str) -> Path:
-    """Where a model's outputs and annotations are."""
-    return folder / file_name(generator)
 
 
 def _write_json(path: Path, values: Sequence[Mapping[str, Any]]) -> None:

@@ -70,25 +70,20 @@ class MtBench:
             require_answers(needing, self.references, "the --references file")
         if self.mode == "pairwise-baseline" and not self.baseline:
             raise InvalidInputError("there is no baseline to compare with", "Give --baseline NAME")
-        if self.judge.kind == "file":
-            raise InvalidInputError("a file of answers cannot judge", "Give an endpoint or a GGUF as the judge")
+        self.judge.require_judge()
 
 
 def answer_questions(session: Session, bench: MtBench, specs: Sequence[ModelSpec]) -> dict[str, Answers]:
     """Every model's answers, asked for or read, each written to ``model_answer/`` of the session's folder."""
-    found: dict[str, Answers] = {}
-    names = [spec.name if spec.kind != "file" else read_answers(Path(spec.file))[0] for spec in specs]
+    ready = {spec: read_answers(Path(spec.file)) for spec in specs if spec.kind == "file"}
+    for spec, (_, answers) in ready.items():
+        require_answers(bench.questions, answers, spec.file)
+    names = [ready[spec][0] if spec in ready else spec.name for spec in specs]
     require_different(names)
     if bench.mode != "single":
         _pairs(bench, names)
-    asked = []
-    for spec in specs:
-        if spec.kind == "file":
-            name, answers = read_answers(Path(spec.file))
-            require_answers(bench.questions, answers, spec.file)
-            found[name] = answers
-        else:
-            asked.append(spec)
+    found: dict[str, Answers] = dict(ready.values())
+    asked = [spec for spec in specs if spec not in ready]
     first = session.ask_each([_turn(bench, spec, None) for spec in asked], str)
     with_second = [question for question in bench.questions if len(question.turns) > 1]
     firsts = [dict(zip((q.id for q in bench.questions), map(_text, outcome), strict=True)) for outcome in first]
@@ -112,18 +107,10 @@ def _turn(bench: MtBench, spec: ModelSpec, firsts: Mapping[int | str, str] | Non
     for question in bench.questions:
         if firsts is not None and len(question.turns) < 2:
             continue
-        messages = [Message("system", spec.system)] if spec.system else []
-        messages.append(Message("user", question.turns[0]))
+        messages = [Message("user", question.turns[0])]
         if firsts is not None:
             messages += [Message("assistant", firsts[question.id]), Message("user", question.turns[1])]
-        requests.append(
-            Request(
-                tuple(messages),
-                temperature=question.temperature if spec.temperature is None else spec.temperature,
-                top_p=1.0 if spec.top_p is None else spec.top_p,
-                max_tokens=spec.max_tokens or ANSWER_TOKENS,
-            )
-        )
+        requests.append(spec.request(tuple(messages), temperature=question.temperature, max_tokens=ANSWER_TOKENS))
     return Questions(spec, requests, f"{spec.name}, turn {1 if firsts is None else 2}")
 
 
@@ -142,12 +129,8 @@ class _Match:
 
     def request(self, judge: ModelSpec) -> Request:
         messages = [Message("system", self.prompt.system_prompt)] if self.prompt.system_prompt.strip() else []
-        return Request(
-            (*messages, Message("user", self.filled)),
-            temperature=0.0 if judge.temperature is None else judge.temperature,
-            top_p=1.0 if judge.top_p is None else judge.top_p,
-            max_tokens=judge.max_tokens or JUDGMENT_TOKENS,
-        )
+        asked = (*messages, Message("user", self.filled))
+        return judge.request(asked, temperature=0.0, max_tokens=JUDGMENT_TOKENS)
 
 
 def judge_singly(session: Session, bench: MtBench, answers: Mapping[str, Answers]) -> list[dict[str, Any]]:

@@ -33,10 +33,6 @@ TEMPERATURES: Final[Mapping[str, float]] = {
 ERROR_ANSWER: Final = "$ERROR$"
 """What stands for an answer that the model could not give."""
 
-_PLACEHOLDERS: Final = (
-    "question", "answer", "ref_answer_1", "ref_answer_2", "question_1", "question_2", "answer_1", "answer_2",
-    "answer_a", "answer_b", "answer_a_1", "answer_a_2", "answer_b_1", "answer_b_2",
-)  # fmt: skip
 _BRACES: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any, Final
 
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.train.data.preference_formats import alpaca_eval_verdict
 from zephyr_local.train.data.preference_records import number
 from zephyr_local.train.data.records import Record
 
@@ -94,10 +95,10 @@ def verdict(value: Mapping[str, Any]) -> Verdict | None:
     ``preference`` is 1 for output_1, 2 for output_2 and anything between a probability, as AlpacaEval's second version
     writes it; what is neither (0 in the first version) is a tie.
     """
-    given = number(value.get("preference"))
-    if given is None:
+    if number(value.get("preference")) is None:
         return None
-    share = given - 1 if 1 <= given <= 2 else 0.5
+    preference = alpaca_eval_verdict(value)
+    share = 0.5 if preference is None else preference - 1
     return Verdict(share, len(str(value.get("output_2", ""))), len(str(value.get("output_1", ""))))
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from zephyr_local.chat_types import Message
 from zephyr_local.errors import InvalidInputError, OutputError, ZephyrError
 from zephyr_local.train.asking.asker import Refused, UnansweredError
 from zephyr_local.train.asking.ledger import BudgetReachedError
@@ -76,8 +75,7 @@ class FeedbackSettings:
             raise InvalidInputError(
                 f"two candidates have one name: {', '.join(names)}", "Give them names in a --models file"
             )
-        if self.judge.kind == "file":
-            raise InvalidInputError("a file of answers cannot judge", "Give an endpoint or a GGUF as the judge")
+        self.judge.require_judge()
         for spec in self.candidates:
             if spec.kind == "file" and self.samples > 1:
                 raise InvalidInputError(f"{spec.name} has one answer to a prompt", "Leave --samples out")
@@ -140,11 +138,12 @@ def give_feedback(
     for left in session.folder.glob(f".{complete.name}.*.part"):  # by a run that was killed
         left.unlink(missing_ok=True)
     try:
-        ended = _write_records(session, prompts, settings, files, feedback, complete)
-        feedback.put_in_facts()
+        try:
+            ended = _write_records(session, prompts, settings, files, feedback, complete)
+        finally:
+            feedback.put_in_facts()
         if ended is not None:
-            if feedback.n_records:
-                say(f"the {feedback.n_records:,} prompts that are complete are in {complete}")
+            say(f"the {feedback.n_records:,} prompts that are complete are in {complete}")
             raise ended
         with WholeFile(output) as whole, complete.open("rb") as stream:
             shutil.copyfileobj(stream, whole.stream)
@@ -165,34 +164,26 @@ def _write_records(
     feedback: Feedback,
     target: Path,
 ) -> ZephyrError | None:
-    """Write the records; returns what ended it early. Without a single record nothing is written."""
+    """Write the records; returns what ended it early. Without a single record it raises that, and writes nothing."""
     ended: ZephyrError | None = None
-    try:
-        with RecordWriter(target) as out:
-            try:
-                for some, answers in _answered(session, prompts, settings, files):
-                    records, ended = _records(session, some, answers, settings, feedback)
-                    for record in records:
-                        out.write(record)
-                        feedback.n_records += 1
-                        feedback.n_answers += len(record["completions"])
-                    if ended is not None:
-                        break
-            except (BudgetReachedError, UnansweredError) as error:
-                ended = error
-            if not feedback.n_records:
-                raise _NothingError
-    except _NothingError:
-        if ended is None:
-            raise InvalidInputError(
+    with RecordWriter(target) as out:
+        try:
+            for some, answers in _answered(session, prompts, settings, files):
+                records, ended = _records(session, some, answers, settings, feedback)
+                for record in records:
+                    out.write(record)
+                    feedback.n_records += 1
+                    feedback.n_answers += len(record["completions"])
+                if ended is not None:
+                    break
+        except (BudgetReachedError, UnansweredError) as error:
+            ended = error
+        if not feedback.n_records:
+            raise ended or InvalidInputError(
                 "no prompt got two answers" if feedback.report.n_read else "there are no prompts",
                 "Check the inputs: records with prompt, question, instruction or messages",
-            ) from None
+            )
     return ended
-
-
-class _NothingError(Exception):
-    """There is no record."""
 
 
 def _answered(
@@ -260,7 +251,15 @@ def _answers(
     questions = [
         Questions(
             spec,
-            [_question(prompts[index], candidate) for index, candidate in wanted[spec.name]],
+            [
+                spec.request(
+                    prompts[index].messages,
+                    temperature=ANSWER_TEMPERATURE,
+                    max_tokens=ANSWER_TOKENS,
+                    sample=candidate.sample,
+                )
+                for index, candidate in wanted[spec.name]
+            ],
             f"{spec.name} answers",
         )
         for spec in asked
@@ -276,19 +275,6 @@ def _answers(
             if answer.strip():
                 said[index][candidate.name] = answer
     return [{c.name: found[c.name] for c in who if c.name in found} for who, found in zip(drawn, said, strict=True)]
-
-
-def _question(prompt: Prompt, candidate: Candidate) -> Request:
-    spec, messages = candidate.spec, prompt.messages
-    if spec.system and messages[0].role != "system":
-        messages = (Message("system", spec.system), *messages)
-    return Request(
-        messages,
-        temperature=ANSWER_TEMPERATURE if spec.temperature is None else spec.temperature,
-        top_p=1.0 if spec.top_p is None else spec.top_p,
-        max_tokens=spec.max_tokens or ANSWER_TOKENS,
-        sample=candidate.sample,
-    )
 
 
 def shown_order(prompt: Prompt, aspect: str, names: Sequence[str], seed: int) -> list[str]:
@@ -311,14 +297,8 @@ def _ratings(
             order = shown_order(prompt, aspect, list(said), settings.seed)
             values = {"instruction": prompt.instruction, "answers": [said[name] for name in order]}
             places.append((index, aspect, order))
-            requests.append(
-                Request(
-                    template.messages(values),
-                    temperature=0.0 if judge.temperature is None else judge.temperature,
-                    top_p=1.0 if judge.top_p is None else judge.top_p,
-                    max_tokens=judge.max_tokens or max(JUDGMENT_TOKENS, JUDGMENT_TOKENS_AN_ANSWER * len(order)),
-                )
-            )
+            most = max(JUDGMENT_TOKENS, JUDGMENT_TOKENS_AN_ANSWER * len(order))
+            requests.append(judge.request(template.messages(values), temperature=0.0, max_tokens=most))
     # How many answers a reply should rate depends on the question: it is read for each number apart.
     rated: list[dict[str, dict[str, Rating]] | None] = [{} for _ in judged]
     ended: ZephyrError | None = None

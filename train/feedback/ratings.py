@@ -13,8 +13,6 @@ from zephyr_local.train.asking.template import JudgeTemplate, without_thought
 from zephyr_local.train.data.ultrafeedback import ASPECTS
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-LOWEST: Final = 1
-HIGHEST: Final = 5
 
 _EXAMPLE: Final[Mapping[str, Any]] = {"instruction": "<an instruction>", "answers": ["<one answer>", "<another>"]}
 LONGEST_REPLY: Final = 100_000

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zephyr_local.cli.data_options import FILE
 from zephyr_local.repl.screen import visible
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def asking_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--models",
             "models_file",
-            type=click.Path(path_type=Path),
+            type=FILE,
             help="A TOML file with a table for each model: url, model, price, limits; see docs/feedback.md.",
         ),
         click.option(

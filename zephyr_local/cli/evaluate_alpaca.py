@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zephyr_local.cli.asking import asking, asking_options
+from zephyr_local.cli.data_options import FILE
 from zephyr_local.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from zephyr_local.train.data.records import Record
     from zephyr_local.train.evaluate.win_rate import WinRate
-
-_FILE = click.Path(path_type=Path)
 
 
 @click.command("alpaca-eval", short_help="How often is a model's answer preferred to a reference's?")
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
-@click.option("--annotations", type=_FILE, multiple=True, help="Score a file of annotations; ask nobody. Repeatable.")
-@click.option("--instructions", type=_FILE, help="The evaluation set; by default the reference's instructions.")
-@click.option("--reference", type=_FILE, help="The outputs that are compared with, in AlpacaEval's format.")
+@click.option("--annotations", type=FILE, multiple=True, help="Score a file of annotations; ask nobody. Repeatable.")
+@click.option("--instructions", type=FILE, help="The evaluation set; by default the reference's instructions.")
+@click.option("--reference", type=FILE, help="The outputs that are compared with, in AlpacaEval's format.")
 @click.option("--judge", metavar="MODEL", help="Who says which output is better.")
-@click.option("--judge-template", type=_FILE, help="A TOML file of your own that says how the judge is asked.")
+@click.option("--judge-template", type=FILE, help="A TOML file of your own that says how the judge is asked.")
 @click.option("--both-orders", is_flag=True, help="Ask the judge twice, each output first once; disagreement is a tie.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of which output stands first.")
 @click.option("--limit", type=click.IntRange(1), help="Take the first so many instructions.")
-@click.option("--out", "-o", type=_FILE, default=Path("runs/alpaca-eval"), show_default=True, help="Where all is kept.")
+@click.option("--out", "-o", type=FILE, default=Path("runs/alpaca-eval"), show_default=True, help="Where all is kept.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, rates in percent.")
 @asking_options
 def alpaca_command(
@@ -59,8 +60,9 @@ def alpaca_command(
             raise InvalidInputError("--annotations are there already", "Leave MODEL and --judge out")
         found = {}
         for path in dict.fromkeys(annotations):
-            name = _name(path)
-            found[f"{name} ({path})" if name in found else name] = win_rate(read_records(path))
+            records = list(read_records(path))
+            name = _name(path, records)
+            found[f"{name} ({path})" if name in found else name] = win_rate(records)
         _show(found, None, as_json)
         return
     if not models or reference is None or judge is None:
@@ -75,7 +77,6 @@ def alpaca_command(
         AlpacaEval,
         annotate,
         answer_instructions,
-        model_folder,
         read_instructions,
         read_outputs,
         require_outputs,
@@ -97,19 +98,15 @@ def alpaca_command(
     with asking(out, budget, skip_failed) as session:
         session.require_ready([*specs, evaluation.judge])
         for outputs in answer_instructions(session, asked, specs):
-            annotate(session, evaluation, outputs)
-            file = model_folder(out, outputs.generator) / "annotations.json"
-            found[outputs.generator] = win_rate(read_records(file))
+            found[outputs.generator] = win_rate(read_records(annotate(session, evaluation, outputs)))
         facts = session.as_json()
     click.echo(f"answers and annotations are in {out}", err=True)
     _show(found, facts, as_json)
 
 
-def _name(path: Path) -> str:
+def _name(path: Path, records: Sequence[Record]) -> str:
     """The model's name: what the annotations say, else the folder's, as AlpacaEval keeps ``NAME/annotations.json``."""
-    from zephyr_local.train.data.records import read_records
-
-    named = next((record.value.get("generator_2") for record in read_records(path)), None)
+    named = records[0].value.get("generator_2") if records else None
     if isinstance(named, str) and named:
         return named
     return path.absolute().parent.name if path.stem == "annotations" else path.stem

@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zephyr_local.cli.asking import asking, asking_options
+from zephyr_local.cli.data_options import FILE
 from zephyr_local.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from zephyr_local.train.evaluate.mt_files import Question
 
-_FILE = click.Path(path_type=Path)
-
 
 @click.command("mt-bench", short_help="Two turns on eight subjects, rated by a judge.")
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
-@click.option("--questions", type=_FILE, required=True, help="FastChat's question.jsonl.")
-@click.option("--judge-prompts", type=_FILE, help="FastChat's judge_prompts.jsonl.")
-@click.option("--references", type=_FILE, help="Reference answers for math, reasoning and coding, as FastChat's.")
+@click.option("--questions", type=FILE, required=True, help="FastChat's question.jsonl.")
+@click.option("--judge-prompts", type=FILE, help="FastChat's judge_prompts.jsonl.")
+@click.option("--references", type=FILE, help="Reference answers for math, reasoning and coding, as FastChat's.")
 @click.option("--judge", metavar="MODEL", help="Who rates the answers.")
 @click.option(
     "--mode",
@@ -32,10 +31,10 @@ _FILE = click.Path(path_type=Path)
     help="Rate each answer, or compare answers two by two, in both orders.",
 )
 @click.option("--baseline", metavar="NAME", help="In pairwise-baseline: the model that the others are compared with.")
-@click.option("--judgments", type=_FILE, help="Score a file of judgments; ask nobody.")
+@click.option("--judgments", type=FILE, help="Score a file of judgments; ask nobody.")
 @click.option("--limit", type=click.IntRange(1), help="Take the first so many questions.")
-@click.option("--out", "-o", type=_FILE, default=Path("runs/mt-bench"), show_default=True, help="Where all is kept.")
-@click.option("--plot", type=_FILE, help="A radar chart of the categories, as PNG.")
+@click.option("--out", "-o", type=FILE, default=Path("runs/mt-bench"), show_default=True, help="Where all is kept.")
+@click.option("--plot", type=FILE, help="A radar chart of the categories, as PNG.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @asking_options
 def mt_bench_command(

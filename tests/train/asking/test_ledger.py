@@ -75,6 +75,7 @@ def test_a_try_without_an_answer_counts_where_it_may_be_billed(tmp_path: Path, m
 def test_what_is_free_passes_any_budget(tmp_path: Path):
     with Ledger(tmp_path / "asked.sqlite", budget=0.0) as ledger:
         ledger.begin(ASKED, KEY, "model", Price())
+        assert ledger.n_under_way == 1
 
 
 def test_a_file_that_is_no_ledger_is_left_alone(tmp_path: Path):
