@@ -45,7 +45,7 @@ $(VENV)/bin/python:
 
 $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing zephyr-local into $(VENV). The first time, llama.cpp is compiled: a few minutes."
-	$(PIP) install --disable-pip-version-check -q -c constraints.txt -e .
+	$(PIP) install --disable-pip-version-check -q -c constraints.txt -e ".[hub]"
 	@$(PIP) install --disable-pip-version-check -q -c constraints.txt --only-binary numba,llvmlite -e ".[fast]" || \
 	    echo "numba cannot be had for this Python or platform: quantizing will take ggml's slower encoders."
 	touch $@

@@ -75,6 +75,16 @@ class NotEnoughMemoryError(EngineError):
     exit_code = 4
 
 
+class HubError(ZephyrError):
+    """The model hub could not be reached, refused, or sent something other than it promised."""
+
+    exit_code = 7
+
+
+class OfflineError(HubError):
+    """It would need the network, which this process may not ask."""
+
+
 class EngineCrashed(EngineError):  # noqa: N818 — the name that applications look for
     """The engine's process ended under a call; the next call starts a new one."""
 

@@ -26,7 +26,8 @@ VERBS = {
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 failed (the line on stderr says why), 2 wrong usage or value, 3 model not found,
-4 not enough memory, 5 context exceeded, 6 engine failed, 130 interrupted by Ctrl+C.
+4 not enough memory, 5 context exceeded, 6 engine failed, 7 the model hub refused or could not be reached,
+130 interrupted by Ctrl+C.
 """
 
 
