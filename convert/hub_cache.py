@@ -1,15 +1,15 @@
 """A base model that an adapter names, found on this computer: as a folder, or in the Hugging Face cache.
 
-The cache's place and layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache. Nothing is downloaded.
+The cache's layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from zephyr_local.errors import CheckpointError
+from zephyr_local.model_store.hub_cache import cache_folder
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
@@ -38,20 +38,6 @@ def find_base(name: str, revision: str | None, adapter_folder: Path) -> Path:
     raise CheckpointError(
         f"the base model {name[:200]!r} of the adapter {adapter_folder} is not there: looked for {where}", _GIVE_BASE
     )
-
-
-def cache_folder() -> Path:
-    """The Hugging Face cache's folder of repositories, as huggingface_hub derives it from the environment."""
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if value := os.environ.get(variable):
-            return _expanded(value)
-    if value := os.environ.get("HF_HOME"):
-        return _expanded(value) / "hub"
-    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
-
-
-def _expanded(value: str) -> Path:
-    return Path(os.path.expandvars(value)).expanduser()
 
 
 def _snapshot(name: str, revision: str, looked: list[str]) -> Path | None:
