@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from zephyr_local.convert.lora import Adapter, require_fits, require_untied
 from zephyr_local.convert.model_config import ModelConfig, read_config, read_json
-from zephyr_local.convert.safetensors_file import Shard, SourceType, StoredTensor, read_shard
+from zephyr_local.convert.safetensors_file import Shard, SourceType, StoredTensor, parse_shard, read_shard
+from zephyr_local.convert.shard_supply import ShardSupply
 from zephyr_local.convert.tensor_names import EMBEDDING, IGNORED_ENDINGS, OUTPUT, ExpectedTensor, expected_tensors
 from zephyr_local.convert.vocabulary import Vocabulary, read_vocabulary
 from zephyr_local.errors import CheckpointError
@@ -16,6 +18,7 @@ from zephyr_local.gguf_check import MAX_TOKENS
 
 _SINGLE = "model.safetensors"
 _INDEX = f"{_SINGLE}.index.json"
+_LOOSE = "model*.safetensors"
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
 _NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
@@ -43,13 +46,16 @@ class Checkpoint:
     adapter: Adapter | None = None
 
 
-def open_checkpoint(folder: Path, adapter: Adapter | None = None) -> Checkpoint:
-    """Opens and checks a checkpoint, with an adapter that shall be merged; a CheckpointError says what is wrong."""
+def open_checkpoint(folder: Path, adapter: Adapter | None = None, supply: ShardSupply | None = None) -> Checkpoint:
+    """Opens and checks a checkpoint, with an adapter that shall be merged; a CheckpointError says what is wrong.
+
+    With a `supply` its shards need not be in the folder.
+    """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {what}; a checkpoint is a folder", "Give the folder with config.json in it")
     config = read_config(folder)
-    shards = tuple(read_shard(path) for path in _shard_paths(folder))
+    shards = tuple(_read_shard(path, supply) for path in _shard_paths(folder, supply))
     stored = _stored_tensors(shards)
     _require_index_agrees(folder, shards)
     with_output = OUTPUT in stored or not config.tie_word_embeddings
@@ -118,8 +124,20 @@ def _require_other_name(adapter: Adapter, shards: tuple[Shard, ...]) -> None:
         )
 
 
-def _shard_paths(folder: Path) -> list[Path]:
-    if (folder / _SINGLE).is_file():  # wins over an index, as in transformers: saving anew may leave an old one behind
+def _read_shard(path: Path, supply: ShardSupply | None) -> Shard:
+    if supply is None:
+        return read_shard(path)
+    return parse_shard(path, supply.size_bytes(path.name), partial(supply.begin, path.name))
+
+
+def _is_there(path: Path, supply: ShardSupply | None) -> bool:
+    return path.is_file() if supply is None else path.name in supply.names
+
+
+def _shard_paths(folder: Path, supply: ShardSupply | None) -> list[Path]:
+    if _is_there(
+        folder / _SINGLE, supply
+    ):  # wins over an index, as in transformers: saving anew may leave an old one behind
         return [folder / _SINGLE]
     index = folder / _INDEX
     if index.is_file():
@@ -127,12 +145,13 @@ def _shard_paths(folder: Path) -> list[Path]:
         for name in names:
             if Path(name).name != name or not name.endswith(".safetensors"):
                 raise CheckpointError(f"{_INDEX} names the shard {name!r}", "Copy or download the index again")
-            if not (folder / name).is_file():
+            if not _is_there(folder / name, supply):
                 raise CheckpointError(
                     f"{_INDEX} names {name}, which is not there", "Copy or download the missing shard"
                 )
         return [folder / name for name in names]
-    found = sorted(path for path in folder.glob("model*.safetensors") if path.is_file())
+    named = folder.glob(_LOOSE) if supply is None else (folder / name for name in supply.names)
+    found = sorted(path for path in named if path.match(_LOOSE) and _is_there(path, supply))
     if found:
         return found
     pickles = sorted({path.name for pattern in _PICKLES for path in folder.glob(pattern)} - _side_files(folder))

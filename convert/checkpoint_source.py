@@ -11,6 +11,7 @@ from zephyr_local.convert.checkpoint import Checkpoint, FoundTensor, open_checkp
 from zephyr_local.convert.lora import Adapter
 from zephyr_local.convert.metadata import ModelFolders, build_metadata, checkpoint_name
 from zephyr_local.convert.row_blocks import WantedTensor, read_blocks
+from zephyr_local.convert.shard_supply import ShardSupply
 from zephyr_local.convert.tensor_names import Pairing
 from zephyr_local.quantize.gguf_header import MetadataValue
 from zephyr_local.quantize.mapped_file import FileHashes, map_file
@@ -27,6 +28,8 @@ class CheckpointSource:
     tensors: tuple[SourceTensor, ...]
     metadata: Mapping[str, MetadataValue]
     notices: tuple[str, ...]
+    supply: ShardSupply | None = None
+    """Brings the shards, where they are not in the folder."""
 
     @property
     def model_folder(self) -> Path:
@@ -65,7 +68,7 @@ class CheckpointSource:
         return block_weights * (4 + 2 + 8) + factor * (4 + 4)
 
     def read_blocks(self, max_weights: int, hashes: FileHashes) -> Iterator[Block]:
-        """Every block of every tensor, in the order of the shards' bytes."""
+        """Every block of every tensor, in the order of the shards' bytes; a supply may put one shard before another."""
         found, adapter = self.checkpoint.tensors, self.checkpoint.adapter
         if adapter is not None:
             # Its factors are read through a mapping from before: past the end of a file that shrank since, the system
@@ -75,7 +78,7 @@ class CheckpointSource:
             (f.shard_name, f.stored.name): self._wanted(f, tensor)
             for f, tensor in zip(found, self.tensors, strict=True)
         }
-        return read_blocks(self.checkpoint.shards, wanted, max_weights, hashes)
+        return read_blocks(self.checkpoint.shards, wanted, max_weights, hashes, self.supply)
 
     def _wanted(self, found: FoundTensor, tensor: SourceTensor) -> WantedTensor:
         adapter = self.checkpoint.adapter
@@ -87,9 +90,11 @@ class CheckpointSource:
         )
 
 
-def open_checkpoint_source(folder: Path, adapter: Adapter | None = None) -> CheckpointSource:
+def open_checkpoint_source(
+    folder: Path, adapter: Adapter | None = None, supply: ShardSupply | None = None
+) -> CheckpointSource:
     """Opens and checks the checkpoint in a folder; raises CheckpointError."""
-    checkpoint = open_checkpoint(folder, adapter)
+    checkpoint = open_checkpoint(folder, adapter, supply)
     tensors = tuple(
         SourceTensor(
             name=found.expected.name,
@@ -113,4 +118,4 @@ def open_checkpoint_source(folder: Path, adapter: Adapter | None = None) -> Chec
         checkpoint.vocabulary,
         n_weights,
     )
-    return CheckpointSource(checkpoint, tensors, metadata, tuple(notices))
+    return CheckpointSource(checkpoint, tensors, metadata, tuple(notices), supply)

@@ -16,6 +16,7 @@ from zephyr_local.convert.checkpoint_source import open_checkpoint_source
 from zephyr_local.convert.hub_cache import find_base
 from zephyr_local.convert.lora import open_adapter
 from zephyr_local.convert.metadata import checkpoint_name
+from zephyr_local.convert.shard_supply import ShardSupply
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.hardware import usable_cores
 from zephyr_local.quantize.encoders import EncoderOptions, Search, foreseen_notices, open_encoder, require_encoders
@@ -68,6 +69,8 @@ class ConvertOptions:
     """Take a GGUF that is quantized already."""
     encoders: EncoderOptions = field(default_factory=EncoderOptions)
     """Which code encodes, and how hard it searches; by default whatever is fastest here with ggml's bytes."""
+    supply: ShardSupply | None = None
+    """Brings the shards of a checkpoint that has none in its folder; each is asked for once, when it is its turn."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
@@ -83,6 +86,8 @@ class DryRun:
     plans: tuple[OutputPlan, ...]
     needs: Needs
     notices: tuple[str, ...]
+    hashed: tuple[str, ...]
+    """Names of the files that hold the weights, in the order of the manifest."""
 
 
 def default_target_name(source: Path, file_type: FileType) -> str:
@@ -152,7 +157,8 @@ def dry_run(source: Path, requests: Sequence[OutputRequest], options: ConvertOpt
     require_encoders(options.encoders, kinds)
     require_loadable_plans(opened, plans)
     found = needs(opened, plans, options.threads or usable_cores(), options.encoders)
-    return DryRun(tuple(plans), found, (*opened.notices, *foreseen_notices(options.encoders, kinds)))
+    notices = (*opened.notices, *foreseen_notices(options.encoders, kinds))
+    return DryRun(tuple(plans), found, notices, opened.hashed)
 
 
 def _plan(source: Source, requests: Sequence[OutputRequest], options: ConvertOptions) -> list[OutputPlan]:
@@ -170,7 +176,7 @@ def open_source(path: Path, options: ConvertOptions) -> Source:
             f"{path} is no adapter, so it has no base", "Leave out --base, or give an adapter's folder"
         )
     if path.is_dir() or not _may_be_gguf(path):
-        return open_checkpoint_source(path)
+        return open_checkpoint_source(path, supply=options.supply)
     return open_gguf(path)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from zephyr_local.convert.lora import LoraDelta, rounded
 from zephyr_local.convert.rope_permute import interleave_pairs
 from zephyr_local.convert.safetensors_file import Shard, SourceType, StoredTensor
+from zephyr_local.convert.shard_supply import ShardSupply
 from zephyr_local.quantize.encode import require_finite
 from zephyr_local.quantize.kernels import ggml
 from zephyr_local.quantize.mapped_file import Bytes, FileHashes, MappedFile, row_ranges
@@ -33,19 +34,31 @@ def read_blocks(
     wanted: Mapping[tuple[str, str], WantedTensor],
     max_weights: int,
     hashes: FileHashes,
+    supply: ShardSupply | None = None,
 ) -> Iterator[Block]:
-    """Every block of every wanted tensor (by shard and name), in the order of the shards' bytes."""
+    """Every block of every wanted tensor (by shard and name), in the order of the shards' bytes.
+
+    A `supply` brings each shard when it is its turn, and says whose turn it is.
+    """
+    if supply is not None:
+        by_name = {shard.path.name: shard for shard in shards}
+        shards = tuple(by_name[name] for name in supply.order(tuple(by_name)))
     for shard in shards:
+        name = shard.path.name
+        if supply is not None:
+            supply.prepare(name)
         data = MappedFile(shard.path, shard.size_bytes, hashes)
         data.skip(0, shard.data_begin)
         for stored in shard.tensors:
-            tensor = wanted.get((shard.path.name, stored.name))
+            tensor = wanted.get((name, stored.name))
             if tensor is None:
                 data.skip(stored.begin, stored.end)
             else:
                 yield from _blocks(data, stored, tensor, max_weights)
         data.finish()
         del data
+        if supply is not None:
+            supply.consumed(name, hashes.digests[name])
 
 
 def _blocks(data: MappedFile, stored: StoredTensor, wanted: WantedTensor, max_weights: int) -> Iterator[Block]:

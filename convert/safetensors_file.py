@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -65,32 +66,36 @@ def read_shard(path: Path) -> Shard:
     """Reads and checks the header of one file."""
     try:
         with path.open("rb") as file:
-            size = path.stat().st_size
-            length_field = file.read(8)
-            if len(length_field) < 8:
-                raise CheckpointError(
-                    f"{path.name} is {size} bytes long, too short for a safetensors file", _COPY_AGAIN
-                )
-            length = int.from_bytes(length_field, "little")
-            if length_field.startswith(b"version "):
-                raise CheckpointError(
-                    f"{path.name} is a Git LFS pointer, not the weights", "Fetch the weights themselves: git lfs pull"
-                )
-            if length > MAX_HEADER_BYTES:
-                raise CheckpointError(
-                    f"{path.name} claims a header of {length} bytes, above the limit of {MAX_HEADER_BYTES}",
-                    "It is no safetensors file, or damaged: copy or download it again",
-                )
-            if 8 + length > size:
-                raise CheckpointError(
-                    f"{path.name} ends inside its header: {size} bytes of at least {8 + length}", _COPY_AGAIN
-                )
-            header = file.read(length)
+
+            def begin(n_bytes: int) -> bytes:
+                file.seek(0)
+                return file.read(n_bytes)
+
+            return parse_shard(path, path.stat().st_size, begin)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error.strerror or error}", "Check that the file is there and may be read"
         ) from error
-    entries = _parse(path, header)
+
+
+def parse_shard(path: Path, size: int, begin: Callable[[int], bytes]) -> Shard:
+    """Checks the header of a file of so many bytes, whose first ones `begin` gives; it need not be there itself."""
+    length_field = begin(8)
+    if len(length_field) < 8:
+        raise CheckpointError(f"{path.name} is {size} bytes long, too short for a safetensors file", _COPY_AGAIN)
+    length = int.from_bytes(length_field, "little")
+    if length_field.startswith(b"version "):
+        raise CheckpointError(
+            f"{path.name} is a Git LFS pointer, not the weights", "Fetch the weights themselves: git lfs pull"
+        )
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{path.name} claims a header of {length} bytes, above the limit of {MAX_HEADER_BYTES}",
+            "It is no safetensors file, or damaged: copy or download it again",
+        )
+    if 8 + length > size:
+        raise CheckpointError(f"{path.name} ends inside its header: {size} bytes of at least {8 + length}", _COPY_AGAIN)
+    entries = _parse(path, begin(8 + length)[8:])
     tensors = sorted(
         (_tensor(path, name, entry, 8 + length) for name, entry in entries.items()), key=lambda t: (t.begin, t.end)
     )

@@ -156,7 +156,10 @@ def test_paths_count_from_the_folder_of_the_file(file: Path, monkeypatch: pytest
         ("tempratur = 1", "FILE: tempratur is not known. Perhaps sampling.temperature is meant."),
         ("[sampling]\nn_ctx = 1", "FILE: sampling.n_ctx is not known. It is engine.n_ctx."),
         ("[engine]\nn_ctxx = 1", "FILE: engine.n_ctxx is not known. Perhaps engine.n_ctx is meant."),
-        ("[engine]\nzzzz = 1", "zzzz is not known. Known are: n_ctx, n_batch, n_threads, n_gpu_layers, kv_type."),
+        (
+            "[engine]\nzzzz = 1",
+            "zzzz is not known. Known are: n_ctx, n_batch, n_threads, n_gpu_layers, kv_type, check_memory.",
+        ),
         ("[engine]\ncheck_tensors = true", "engine.check_tensors is not known"),
         ("[sampling]\nlogprobs = 1", "sampling.logprobs is not known"),
         ("[profiles.a]\nprofile = 'a'", "profiles.a.profile is not known"),

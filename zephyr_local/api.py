@@ -35,6 +35,9 @@ class Zephyr(ModelHandle):
     ) -> None:
         """Load the GGUF at ``path``; without one, the tiny model that is shipped with the package.
 
+        A text that is no file's path is the name of a model on this machine, wherever it lies: ``zephyr-7b-beta``,
+        ``zephyr-7b-beta:q4_k_m``, ``hf:OWNER/REPO``, an alias. The network is never asked.
+
         ``template`` is ``zephyr`` or the path of a Jinja file, where the model brings none. ``on_progress`` takes the
         share of the load that is done, 0 to 1, on this thread; an exception of its ends the load and comes out of
         here, and so does Ctrl+C. ``isolated=False`` runs the engine on threads of this process, where a crash of

@@ -18,6 +18,7 @@ from zephyr_local.errors import EngineError
 ROLES: Final = {
     "engine": "zephyr_local.engine.worker",
     "template": "zephyr_local.template_worker",
+    "probe": "zephyr_local.engine.probe",
 }
 """What a child can be → the module whose ``main()`` it runs."""
 

@@ -30,7 +30,7 @@ class ChatSettings:
     """What is set of a terminal chat, beside sampling and the engine."""
 
     model: Path | None = None
-    """A GGUF; None: the bundled model."""
+    """A GGUF, or the name of a model on this machine; None: the bundled model."""
     system: str | None = None
     """What the model is told before the conversation."""
     template: str | None = None
@@ -343,9 +343,18 @@ def _file(name: str, text: str, folder: Path) -> Path:
     if not text or "\0" in text:
         raise InvalidInputError(f"{name} is {_shown(text)}", "Give the path of a file, or leave it out")
     try:
-        return folder / Path(text).expanduser()
+        path = folder / Path(text).expanduser()
+        return Path(text) if name == "model" and _is_name(text) and not path.exists() else path
+    except OSError:  # a name too long for a file
+        return Path(text)
     except RuntimeError:
         raise InvalidInputError(f"{name} is {_shown(text)}, whose home folder is not known", "Write it out") from None
+
+
+def _is_name(text: str) -> bool:
+    """Whether it may be a model's name, which counts from no folder: ``zephyr-7b-beta``, ``hf:OWNER/REPO``."""
+    is_plain = not any(separator in text for separator in "/\\") and not text.lower().endswith(".gguf")
+    return text.startswith("hf:") or (is_plain and not text.startswith((".", "~")))
 
 
 def _json(text: str) -> object:

@@ -32,7 +32,7 @@ class ModelHandle:
         settings = EngineSettings() if settings is None else settings
         require_kind(settings, EngineSettings, "settings")
         require_kind(isolated, bool, "isolated")
-        file = bundled_model_path() if path is None else Path(path)
+        file = bundled_model_path() if path is None else _model_file(path)
         self.default_sampling = BUNDLED_MODEL_SAMPLING if path is None else Sampling()
         """How answers are sampled where they are not told."""
         is_file = template is not None and template != "zephyr"
@@ -82,6 +82,16 @@ class ModelHandle:
         require_kind(chosen, Sampling, "sampling")
         begun = require_text(answer_start)
         return lambda request_id: protocol.Generate(request_id, parsed, chosen, begun)
+
+
+def _model_file(path: str | os.PathLike[str]) -> Path:
+    """The file at a path; where there is none and a text may be a name, the model of that name on this machine."""
+    file = Path(path)
+    if not isinstance(path, str) or file.exists():
+        return file
+    from zephyr_local.model_store.library import resolve  # which a path need not wait for
+
+    return resolve(path).path
 
 
 def piece_of(event: protocol.Event) -> Piece | None:

@@ -27,8 +27,8 @@ def go_offline() -> None:
 def require_online(what: str) -> None:
     """Raise OfflineError where ``what`` ("pull zephyr-7b-beta") would need the network and may not have it."""
     if is_offline():
-        names = " and ".join(name for name in (VARIABLE, HUB_VARIABLE) if os.environ.get(name))
+        name = VARIABLE if os.environ.get(VARIABLE) else HUB_VARIABLE
         raise OfflineError(
-            f"{what} needs the network, and this is offline ({names} is set)",
+            f"{what} needs the network, and this is offline (--offline, or {name} is set)",
             "Leave --offline out, or unset the variable",
         )

@@ -16,6 +16,15 @@ DEFAULT_N_CTX = 4096
 N_CTX_STEP = 256
 """llama.cpp rounds n_ctx up to a multiple of it."""
 
+KEPT_SEQUENCES = 8
+"""Sequence ids besides those of running answers: finished chats, kept for their prefix."""
+
+MAX_UBATCH = 512
+"""Tokens that llama.cpp computes at once; more of a batch come one such piece after the other."""
+
+CPU_CHUNK = 128
+"""Tokens of a prompt in one step on the CPU where nobody else waits: as fast as more, and progress can be told."""
+
 MAX_N_CTX = 1 << 20
 MAX_THREADS = 512  # llama.cpp aborts the process at some thousands of threads
 MAX_PARALLEL = 64
@@ -73,15 +82,17 @@ class EngineSettings:
     n_batch: int = 512
     """Tokens in one prefill step: also how long a GPU takes to notice a cancel."""
     n_threads: int | None = None
-    """CPU threads; None: the cores that this process may use."""
-    n_gpu_layers: int = -1
-    """Layers on the GPU, where llama.cpp was built for one; -1: all."""
+    """CPU threads; None: the physical cores that this process may use, of those for performance where they differ."""
+    n_gpu_layers: int | None = None
+    """Layers on the GPU, where llama.cpp was built for one; None: as many as fit; -1: all."""
     kv_type: KVType = "f16"
     """Type of the KV cache; f32 costs twice the memory and agrees with float32 logits to about 1e-5."""
     check_tensors: bool = True
     """Refuse weights that are NaN or infinite; reads the whole file once."""
     n_parallel: int = 4
     """Answers at once; they share the context's n_ctx tokens."""
+    check_memory: bool = True
+    """Refuse, before it is loaded, a model that does not fit the memory that is available."""
 
     def __post_init__(self) -> None:
         _require_numbers(self, ("n_ctx", "n_batch", "n_threads", "n_gpu_layers", "n_parallel"))
@@ -97,11 +108,12 @@ class EngineSettings:
             "Give the number of physical cores, or leave it out",
         )
         _require(
-            -1 <= self.n_gpu_layers <= 10_000,
+            self.n_gpu_layers is None or -1 <= self.n_gpu_layers <= 10_000,
             f"n_gpu_layers is {self.n_gpu_layers}, outside -1 to 10000",
-            "Give 0 for the CPU alone, or -1 for all layers",
+            "Give 0 for the CPU alone, -1 for all layers, or leave it out for as many as fit",
         )
-        _require(isinstance(self.check_tensors, bool), f"check_tensors is {self.check_tensors!r}", "Give True or False")
+        for name in ("check_tensors", "check_memory"):
+            _require(isinstance(getattr(self, name), bool), f"{name} is {getattr(self, name)!r}", "Give True or False")
         _require(self.kv_type in ("f16", "f32", "q8_0"), f"kv_type is {self.kv_type!r}", "Use f16, f32 or q8_0")
         _require(
             1 <= self.n_parallel <= MAX_PARALLEL,

@@ -17,11 +17,11 @@ from tests.gguf_builder import tiny_model
 from tests.llama_eval import Evaluator
 from zephyr_local.engine import cancel, context
 from zephyr_local.engine.cancel import CancelFlag, Cancelled
-from zephyr_local.engine.context import KEPT_SEQUENCES, Segment
+from zephyr_local.engine.context import Segment
 from zephyr_local.engine.llama import LlamaModel
 from zephyr_local.engine.samplers import make_sampler
 from zephyr_local.errors import ContextExceededError, EngineError
-from zephyr_local.settings import EngineSettings, Sampling
+from zephyr_local.settings import KEPT_SEQUENCES, EngineSettings, Sampling
 
 GREEDY = Sampling(temperature=0.0)
 

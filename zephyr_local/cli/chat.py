@@ -112,7 +112,7 @@ def command(
     sampling: Sampling,
     settings: EngineSettings,
 ) -> None:
-    """Talk with MODEL, a GGUF file; without MODEL, with the tiny model that is bundled.
+    """Talk with MODEL, a GGUF file or the name of a model on this machine; without it, with the bundled tiny model.
 
     On a terminal this is a conversation, which is saved as it happens: /help lists its commands, Ctrl+C stops an
     answer. With a QUESTION, or where stdin or stdout is not a terminal, one answer goes to stdout, and everything else
@@ -205,7 +205,7 @@ def _open(
     from zephyr_local.repl.late_model import LateModel
 
     if request.model is not None:
-        _require_file(request.model)
+        request = dataclasses.replace(request, model=_find(request.model, request.template))
     goes_on = request.continues or request.chat is not None
     model = None if goes_on else LateModel(request.model, settings, request.template)
     try:
@@ -331,13 +331,13 @@ def _exists(word: str) -> bool:
     return False
 
 
-def _require_file(path: Path) -> None:
-    """Tell at once what the load would tell later."""
-    if not _exists(str(path)):
-        raise ModelNotFoundError(
-            f"there is no file {path}",
-            "Check the path (names on a model hub are not looked up); a question of one word goes after --prompt",
-        )
+def _find(name: Path, template: str | None) -> Path:
+    """The file of a path or a name; tells at once what the load would tell later."""
+    if _exists(str(name)):
+        return name
+    from zephyr_local.cli.first_use import find_model  # which a path need not wait for
+
+    return find_model(name, template=template)
 
 
 def _is_saving(request: Request, *, once: bool) -> bool:

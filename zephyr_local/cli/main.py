@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import signal
 import sys
 from typing import Any
@@ -16,6 +17,9 @@ VERBS = {
     "chat": "Talk with a model in the terminal, or answer once in a pipe.",
     "chats": "List, show, search, export and remove saved chats.",
     "config": "Show or change the configuration.",
+    "pull": "Get a model from a hub: the file that fits this machine.",
+    "models": "List, find, name, check and remove models; see which fit.",
+    "doctor": "Show what is installed, what this machine has, and what is wrong.",
     "inspect": "Show a GGUF file's metadata and tensors.",
     "quantize": "Turn a checkpoint, an adapter or a GGUF into quantized GGUFs.",
     "convert": "Write a model as a plain GGUF, or an adapter as a GGUF adapter.",
@@ -60,11 +64,25 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
     ctx.exit()
 
 
+def _go_offline(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from zephyr_local.offline import go_offline
+
+        go_offline()
+
+
 @click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show versions."
 )
 @click.option("--debug", is_flag=True, expose_value=False, help="Show Python's traceback when something fails.")
+@click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    callback=_go_offline,
+    help="Let no connection leave this machine, as ZEPHYR_LOCAL_OFFLINE=1 does.",
+)
 def app() -> None:
     """An aligned Mistral on your own laptop: chat with it offline, or make its GGUF from however it was saved."""
 
@@ -78,7 +96,8 @@ def _report(problem: str) -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command line (without the program's name) and return its exit code."""
-    debug = argv[:1] == ["--debug"]  # needed where parsing itself fails; before the verb it can only stand first
+    # Needed where parsing itself fails; it stands before the verb.
+    debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), argv)
     try:
         result: Any = app.main(args=argv, prog_name="zephyr-local", standalone_mode=False)
         return result if isinstance(result, int) else 0

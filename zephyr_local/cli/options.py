@@ -97,8 +97,12 @@ _ENGINE_OPTIONS: tuple[Option, ...] = (
         metavar="N",
         help=f"Context in tokens; else {DEFAULT_N_CTX}, or what the model was trained for if that is less.",
     ),
-    click.option("--threads", "n_threads", type=int, metavar="N", help="CPU threads; else all cores."),
-    click.option("--n-gpu-layers", type=int, metavar="N", help="Layers on the GPU; -1: all, 0: none."),
+    click.option("--threads", "n_threads", type=int, metavar="N", help="CPU threads; else the physical cores."),
+    click.option("--n-gpu-layers", type=int, metavar="N", help="Layers on the GPU: -1 all, 0 none; else all that fit."),
     click.option("--n-batch", type=int, metavar="N", help="Tokens in one prefill step."),
     click.option("--kv-type", type=click.Choice(["f16", "f32", "q8_0"]), help="Type of the KV cache."),
+    click.option(
+        "--check-memory/--no-check-memory",
+        help="Refuse a model that does not fit the memory, before it is loaded.",
+    ),
 )

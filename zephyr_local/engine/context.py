@@ -27,14 +27,10 @@ from zephyr_local.engine.llama import (
 )
 from zephyr_local.engine.samplers import Sampler
 from zephyr_local.errors import ContextExceededError, EngineError
-from zephyr_local.hardware import usable_cores
-from zephyr_local.settings import DEFAULT_N_CTX, N_CTX_STEP, EngineSettings
-
-KEPT_SEQUENCES: Final = 8
-"""Sequence ids besides those of running answers: finished chats, kept for their prefix."""
+from zephyr_local.hardware import recommended_threads
+from zephyr_local.settings import DEFAULT_N_CTX, KEPT_SEQUENCES, MAX_UBATCH, N_CTX_STEP, EngineSettings
 
 _KV_TYPES: Final = {"f16": C.GGML_TYPE_F16, "f32": C.GGML_TYPE_F32, "q8_0": C.GGML_TYPE_Q8_0}
-_MAX_UBATCH: Final = 512
 _DECODE_NO_ROOM, _DECODE_ABORTED = 1, 2  # what llama_decode returns
 
 
@@ -250,12 +246,12 @@ class _Batch:
 
 def _open(model: Native, settings: EngineSettings, n_batch: int, n_sequences: int) -> Native:
     n_ctx = settings.n_ctx or min(DEFAULT_N_CTX, C.llama_model_n_ctx_train(model))
-    n_threads = min(settings.n_threads or usable_cores(), os.cpu_count() or 1)
+    n_threads = min(settings.n_threads or recommended_threads(), os.cpu_count() or 1)
     parameters = C.llama_context_default_params()
     # As llama.cpp would, which ends the process where it was given less than there are sequences.
     parameters.n_ctx = n_ctx = -(-n_ctx // N_CTX_STEP) * N_CTX_STEP
     parameters.n_batch = n_batch
-    parameters.n_ubatch = min(n_batch, _MAX_UBATCH)
+    parameters.n_ubatch = min(n_batch, MAX_UBATCH)
     parameters.n_seq_max = n_sequences
     parameters.kv_unified = True  # or each sequence would have a share of its own, and a copied prefix cells of its own
     parameters.n_threads = parameters.n_threads_batch = n_threads

@@ -24,6 +24,8 @@ from zephyr_local.engine.huge_pages import HugePages
 from zephyr_local.engine.load_watcher import LoadWatcher, Progress
 from zephyr_local.engine.native_log import NativeLog
 from zephyr_local.errors import ContextExceededError, EngineError
+from zephyr_local.hardware import Device, DeviceKind
+from zephyr_local.hardware.features import of_build
 from zephyr_local.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ Native = Any  # a pointer or struct of llama.cpp
 C: Native = llama_cpp  # its functions carry ctypes' types, which say nothing to a type checker
 _CONTROL_ATTRIBUTES: Final = (1 << 0) | (1 << 3)  # LLAMA_TOKEN_ATTR_UNKNOWN, LLAMA_TOKEN_ATTR_CONTROL
 _BYTE_ATTRIBUTE: Final = 1 << 5  # LLAMA_TOKEN_ATTR_BYTE; such a token is written <0x0A>
+# ggml_backend_dev_type of ggml-backend.h
+_DEVICE_KINDS: Final[dict[int, DeviceKind]] = {0: "cpu", 1: "gpu", 2: "integrated-gpu", 3: "accelerator"}
 
 native_log = NativeLog()
 
@@ -88,6 +92,44 @@ def devices() -> tuple[str, ...]:
     return tuple(found)
 
 
+def device_facts() -> tuple[Device, ...]:
+    """The same devices with what each is and its memory, which starts the driver of a GPU and takes memory there."""
+    from llama_cpp._ggml import libggml
+
+    declared = {
+        "dev_get": (ctypes.c_void_p, ctypes.c_size_t),
+        "dev_name": (ctypes.c_char_p, ctypes.c_void_p),
+        "dev_description": (ctypes.c_char_p, ctypes.c_void_p),
+        "dev_type": (ctypes.c_int, ctypes.c_void_p),
+        "dev_memory": (None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)),
+        "dev_backend_reg": (ctypes.c_void_p, ctypes.c_void_p),
+        "reg_name": (ctypes.c_char_p, ctypes.c_void_p),
+    }
+    ask: dict[str, Native] = {name: getattr(libggml, f"ggml_backend_{name}") for name in declared}
+    for name, (result, *arguments) in declared.items():
+        ask[name].restype, ask[name].argtypes = result, arguments
+    found = []
+    for index in range(libggml.ggml_backend_dev_count()):
+        device = ask["dev_get"](index)
+        free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
+        ask["dev_memory"](device, ctypes.byref(free), ctypes.byref(total))
+        texts = ask["dev_name"](device), ask["dev_description"](device), ask["reg_name"](ask["dev_backend_reg"](device))
+        name, description, backend = (text.decode("utf-8", "replace").strip() for text in texts)
+        kind = _DEVICE_KINDS.get(ask["dev_type"](device), "accelerator")
+        found.append(Device(name, description, kind, total.value, free.value, backend))
+    return tuple(found)
+
+
+def kernel_features() -> frozenset[str]:
+    """The CPU's instructions that the kernels were built with, in the words of ``hardware.CPU``."""
+    return of_build(C.llama_print_system_info().decode("utf-8", "replace"))
+
+
+def offloads_to_gpus() -> bool:
+    """Whether it was built with a backend for GPUs; ``devices`` tells whether there is one."""
+    return bool(C.llama_supports_gpu_offload())
+
+
 class LlamaModel:
     """A loaded model, its vocabulary and its context. Any thread may ask the vocabulary; calls wait for each other."""
 
@@ -118,7 +160,7 @@ class LlamaModel:
         """
         watcher = LoadWatcher(progress, cancelled)
         parameters = C.llama_model_default_params()
-        parameters.n_gpu_layers = settings.n_gpu_layers
+        parameters.n_gpu_layers = -1 if settings.n_gpu_layers is None else settings.n_gpu_layers
         parameters.check_tensors = settings.check_tensors
         parameters.vocab_only = vocab_only
         parameters.progress_callback = C.llama_progress_callback(watcher.called)  # which the struct keeps alive

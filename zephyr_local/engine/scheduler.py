@@ -16,10 +16,9 @@ from zephyr_local.engine.context import Segment
 from zephyr_local.engine.llama import LlamaModel
 from zephyr_local.engine.run import EmbedRun, Run
 from zephyr_local.errors import ContextExceededError, EngineError
-from zephyr_local.settings import EngineSettings
+from zephyr_local.settings import CPU_CHUNK, EngineSettings
 
 _HEADROOM: Final = 64  # cells that each running answer is left before another starts
-_CHUNK_ALONE: Final = 128  # on the CPU: as fast as more, and progress can be told
 _CHUNK_FIRST: Final = 32  # where the rate is not known yet
 _CHUNK_S: Final = 0.25  # how long others, or a cancel on a GPU, may wait for a chunk
 
@@ -242,7 +241,7 @@ class Scheduler:
 
     def _chunk(self, *, shared: bool) -> int:
         if not shared and self._context.aborts:
-            return min(self._n_batch, _CHUNK_ALONE)
+            return min(self._n_batch, CPU_CHUNK)
         if not self._rate:
             return min(self._n_batch, _CHUNK_FIRST)
         fits = max(1, int(self._rate * _CHUNK_S))
@@ -357,7 +356,7 @@ class Scheduler:
         self._kept.append(sequence)
         total = np.zeros(self._context.n_embd, np.float64)
         try:
-            step = min(self._n_batch, _CHUNK_ALONE)
+            step = min(self._n_batch, CPU_CHUNK)
             for start in range(0, len(run.target), step):
                 tokens = run.target[start : start + step]
                 with self._wake:

@@ -9,10 +9,13 @@ from typing import Final
 from zephyr_local.chat_template import ChatTemplate
 from zephyr_local.chat_types import Message
 from zephyr_local.engine.llama import LlamaModel
+from zephyr_local.engine.machine import this_machine
 from zephyr_local.engine.prompt import PromptEncoder
 from zephyr_local.gguf_check import check_runnable
 from zephyr_local.gguf_file import GGUFFile
 from zephyr_local.gguf_split import read_model
+from zephyr_local.memory.plan import plan
+from zephyr_local.memory.shape import shape_of
 from zephyr_local.settings import N_CTX_STEP, EngineSettings
 
 # The converter's own key, which is only text to llama.cpp, and that of files in use, which llama.cpp 0c1e57098 does not
@@ -45,15 +48,16 @@ class Session:
         """Check the file, choose the template (``zephyr`` or a file; None: the model's own), then load the model.
 
         Of a model in several files ``path`` is the first; llama.cpp finds the others as ``gguf_split`` did. Raises
-        ModelNotFoundError, ModelFileError, TemplateError and EngineError.
+        ModelNotFoundError, ModelFileError, TemplateError, EngineError; NotEnoughMemoryError before weights are read.
         """
         gguf = read_model(path)
         check_runnable(gguf)
         chosen, notice = choose_template(gguf, template)
         if chosen.guard is not None:  # a program that nobody has seen run: what is wrong with it shows before the load
             chosen.render([Message("user", "Hello")])
-        model = LlamaModel.load(path, settings, progress=progress, cancelled=cancelled)
-        notices = [notice] if notice else []
+        planned = plan(shape_of(gguf), settings, this_machine(), path.name)
+        model = LlamaModel.load(path, planned.settings, progress=progress, cancelled=cancelled)
+        notices = [*([notice] if notice else []), *planned.notices]
         if settings.n_ctx is not None and settings.n_ctx > model.n_ctx_train:
             notices.append(
                 f"n_ctx is {settings.n_ctx}, past the {model.n_ctx_train} tokens that the model was trained for; "

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Final
 
 from zephyr_local.errors import InvalidInputError
 
 HUB_PREFIX: Final = "hf:"
 
-_TYPE: Final = re.compile(r"(?:iq|tq|q)\d(?:_\w+)*|bf16|f16|f32|fp16|fp32", re.IGNORECASE | re.ASCII)
-# At the end of a file's name: zephyr-7b-beta.Q4_K_M, zephyr-7b-beta-q4_k_m, zephyr-UD-Q4_K_XL, Ollama's 7b-beta-q4_K_M.
-_TYPE_AT_END: Final = re.compile(
-    r"[-._]((?:i?q|tq)[1-8](?:_k)?(?:_(?:xxs|xs|s|m|l|xl|0|1|nl))?|bf16|f16|f32|fp16|fp32)\Z", re.IGNORECASE | re.ASCII
+# llama.cpp's names of types and mixes, and those that forks and the hub's uploaders made of them: Q4_K_XL, Q4_0_4_8.
+_WEIGHTS: Final = (
+    r"((?:i?q|tq)[1-8](?:_(?:0|1|4|8|k|ks|kss|kt|xxs|xs|s|m|l|xl|nl|r4|r8)){0,3}"
+    r"|mxfp4(?:_moe)?|nvfp4|bf16|f16|f32|fp16|fp32)"
 )
+# How unsloth (UD, dynamic) and mradermacher (i1, with an importance matrix) say how they made it; no part of the type.
+_MADE: Final = r"(?:(?:ud|i1)[-._])?"
+_TYPE: Final = re.compile(_MADE + _WEIGHTS, re.IGNORECASE | re.ASCII)
+# At the end of a file's name: zephyr-7b-beta.Q4_K_M, zephyr-7b-beta-q4_k_m, zephyr-UD-Q4_K_XL, Ollama's 7b-beta-q4_K_M.
+_TYPE_AT_END: Final = re.compile(rf"(?:\A|[-._]){_MADE}{_WEIGHTS}\Z", re.IGNORECASE | re.ASCII)
 _SEPARATORS: Final = re.compile(r"[-._:\s]+")
 _HUB: Final = re.compile(
-    r"(?P<repository>[^/@:]+/[^/@:]+)(?:/(?P<file>[^@]+?)|:(?P<type>[^/@:]+))?(?:@(?P<revision>[^@]+))?\Z"
+    r"(?P<repository>[^/@:]+/[^/@:]+)(?:/(?P<file>[^@]+?)|:(?P<type>[^/@:]+))?(?:@(?P<revision>[^@:]+))?\Z"
 )
+_HUB_HOSTS: Final = ("hf.co/", "huggingface.co/")
+_MAX_SHOWN: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +57,14 @@ def parse_hub_name(text: str) -> HubName:
     match = _HUB.match(rest)
     if match is None:
         raise InvalidInputError(
-            f"{text!r} is not the name of a repository", "Write hf:OWNER/REPO, hf:OWNER/REPO/FILE or hf:OWNER/REPO:TYPE"
+            f"{shown_name(text)!r} is not the name of a repository",
+            "Write hf:OWNER/REPO, hf:OWNER/REPO/FILE or hf:OWNER/REPO:TYPE, each with @REVISION at the end if wanted",
         )
     file_type = match["type"]
     if file_type is not None and not is_type(file_type):
-        raise InvalidInputError(f"{file_type!r} in {text!r} is not a type", "Write one such as q4_k_m")
+        raise InvalidInputError(
+            f"{shown_name(file_type)!r} in {shown_name(text)!r} is not a type", "Write one such as q4_k_m"
+        )
     return HubName(match["repository"], match["file"], canonical_type(file_type), match["revision"])
 
 
@@ -62,8 +74,12 @@ def is_type(text: str) -> bool:
 
 
 def canonical_type(text: str | None) -> str | None:
-    """ggml's spelling: ``Q4_K_M``, ``F16``."""
-    return None if text is None else text.upper().replace("FP", "F")
+    """llama.cpp's spelling: ``Q4_K_M``, ``F16``; without what tells how it was made, such as ``UD-``."""
+    if text is None:
+        return None
+    match = _TYPE.fullmatch(text)
+    name = (match[1] if match else text).upper()
+    return name[:1] + name[2:] if name.startswith("FP") else name
 
 
 def split_type(name: str) -> tuple[str, str | None]:
@@ -75,7 +91,7 @@ def split_type(name: str) -> tuple[str, str | None]:
 
 
 def type_in_name(stem: str) -> tuple[str, str | None]:
-    """A file's stem without the type at its end, and the type."""
+    """A file's stem without the type at its end, and the type; nothing is left of a stem that is a type."""
     match = _TYPE_AT_END.search(stem)
     if match is None:
         return stem, None
@@ -83,15 +99,30 @@ def type_in_name(stem: str) -> tuple[str, str | None]:
 
 
 def folded(name: str) -> str:
-    """The same for names that differ in case and in which separators they have."""
-    return _SEPARATORS.sub("-", name.casefold()).strip("-")
+    """The same for names that differ in case, in which separators they have, or in how accents are put together.
+
+    Empty where a name has nothing but separators, which is no name.
+    """
+    return _SEPARATORS.sub("-", unicodedata.normalize("NFC", name.casefold())).strip("-")
+
+
+def shown_name(text: str) -> str:
+    """A name for a message, where it may be as long as anyone can type."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def without_hub_host(text: str) -> str | None:
+    """``OWNER/REPO`` and what follows of ``hf.co/OWNER/REPO``, as Ollama calls what it has from the hub; else None."""
+    return next((text[len(host) :] for host in _HUB_HOSTS if text.lower().startswith(host)), None)
 
 
 def looks_like_path(text: str) -> bool:
     """Whether a name that is no file's can only be meant as a path."""
-    if is_hub_name(text):
+    if is_hub_name(text) or without_hub_host(text):
         return False
-    if text.lower().endswith(".gguf") or text.startswith(("~", ".", os.sep)):
+    if text.lower().endswith(".gguf") or text.startswith(("~", ".")) or PurePath(text).is_absolute():
         return True
-    has_separator = os.sep in text or (os.altsep is not None and os.altsep in text)
-    return has_separator and text.count("/") != 1  # OWNER/REPO may be a model's name
+    *folders, last = text.replace(os.sep, "/").split("/")
+    if len(folders) == 1:  # OWNER/REPO may be a model's name
+        return not folders[0] or not last
+    return bool(folders) and ":" not in last  # Ollama's HOST/NAMESPACE/NAME:TAG

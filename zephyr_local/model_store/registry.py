@@ -6,6 +6,7 @@ It is a memory and not the truth: a row counts while the file's size and time ar
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +19,21 @@ from zephyr_local.user_folders import data_folder, make_private_file, make_priva
 FILE_NAME: Final = "models.sqlite3"
 _BUSY_S: Final = 10.0
 _VERSION: Final = 1
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL, sha256 TEXT NOT NULL,
-    source TEXT NOT NULL, repository TEXT, revision TEXT, licence TEXT, recorded_s REAL NOT NULL, command TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS shown_templates (sha256 TEXT PRIMARY KEY, shown_s REAL NOT NULL) STRICT;
-"""
+_APPLICATION_ID: Final = 0x5A706872  # "Zphr": tells our file from other programs' databases
+_SCHEMA: Final = (
+    """CREATE TABLE files (
+        path TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL, sha256 TEXT NOT NULL,
+        source TEXT NOT NULL, repository TEXT, revision TEXT, licence TEXT, recorded_s REAL NOT NULL,
+        command TEXT NOT NULL
+    ) STRICT""",
+    "CREATE TABLE shown_templates (sha256 TEXT PRIMARY KEY, shown_s REAL NOT NULL) STRICT",
+)
+_COLUMNS: Final = (
+    "path, size_bytes, modified_ns, sha256, source, repository, revision, licence, recorded_s, command"  # FileRecord's
+)
+_OF_THE_DISK: Final = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +59,17 @@ class FileRecord:
         """Whether the file is still the one that was recorded, as far as size and time tell."""
         try:
             status = path.stat()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no system would take the name
             return False
         return (status.st_size, status.st_mtime_ns) == (self.size_bytes, self.modified_ns)
 
 
 class Registry:
-    """Several processes may use it at once; a context manager. Raises OutputError where its file cannot be used."""
+    """Several processes may use it at once; a context manager. Raises OutputError where its file cannot be used.
+
+    A path is remembered as an absolute one, its links unresolved; a relative one counts from the current folder.
+    SQLite's journal is the usual one: several processes that turn a new file to a write-ahead log at once are refused.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         """Open it, made where it is missing; None: the user's own."""
@@ -66,14 +79,11 @@ class Registry:
         with self._told():
             self._connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
         try:
+            self._connection.text_factory = os.fsdecode  # a file's name need not be UTF-8
             with self._told():
-                version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-                if version > _VERSION:
-                    raise OutputError(
-                        f"{self.path} was written by a newer zephyr-local", "Use that one, or move the file away"
-                    )
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.executescript(_SCHEMA + f"PRAGMA user_version = {_VERSION};")
+                self._require_ours()  # before anything is written
+                if self._pragma("user_version") < _VERSION:
+                    self._make_tables()
         except BaseException:
             self._connection.close()
             raise
@@ -81,26 +91,32 @@ class Registry:
     def record(self, record: FileRecord) -> None:
         """Remember a file, in place of what was known of its path."""
         values = (
-            *(str(record.path), record.size_bytes, record.modified_ns, record.sha256, record.source),
+            *(_absolute(record.path), record.size_bytes, record.modified_ns, record.sha256, record.source),
             *(record.repository, record.revision, record.licence, record.recorded_s, record.command),
         )
+        places = ", ".join("CAST(? AS TEXT)" if isinstance(value, str) else "?" for value in values)
+        encoded = [os.fsencode(value) if isinstance(value, str) else value for value in values]
         with self._told():
-            self._connection.execute(f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * len(values))})", values)
+            self._connection.execute(f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({places})", encoded)
 
     def of(self, path: Path) -> FileRecord | None:
         """What was recorded of a path, whether or not it still counts."""
+        where = [os.fsencode(_absolute(path))]
         with self._told():
-            row = self._connection.execute("SELECT * FROM files WHERE path = ?", [str(path)]).fetchone()
+            found = self._connection.execute(f"SELECT {_COLUMNS} FROM files WHERE path = CAST(? AS TEXT)", where)
+            row = found.fetchone()
         return None if row is None else _record(row)
 
     def records(self) -> list[FileRecord]:
         """All, by path."""
         with self._told():
-            return [_record(row) for row in self._connection.execute("SELECT * FROM files ORDER BY path")]
+            rows = self._connection.execute(f"SELECT {_COLUMNS} FROM files ORDER BY path")
+            return [_record(row) for row in rows]
 
     def forget(self, path: Path) -> None:
+        """Remember a path no longer; that of which nothing is known is none the worse."""
         with self._told():
-            self._connection.execute("DELETE FROM files WHERE path = ?", [str(path)])
+            self._connection.execute("DELETE FROM files WHERE path = CAST(? AS TEXT)", [os.fsencode(_absolute(path))])
 
     def was_shown(self, template_sha256: str) -> bool:
         """Whether the user has seen a chat template."""
@@ -121,15 +137,45 @@ class Registry:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _require_ours(self) -> None:
+        version = self._pragma("user_version")
+        tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if self._pragma("application_id") != _APPLICATION_ID and (version or tables):
+            raise OutputError(f"{self.path} is another program's database", "Move it away")
+        if version > _VERSION:
+            raise OutputError(f"{self.path} was written by a newer zephyr-local", "Use that one, or move the file away")
+
+    def _make_tables(self) -> None:
+        """All of them or none."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            if self._pragma("user_version") < _VERSION:  # where no other process was sooner
+                for statement in _SCHEMA:
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # a full disk has ended it already
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _pragma(self, name: str) -> int:
+        return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
+
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            raise OutputError(
-                f"{self.path} cannot be used: {error}",
-                "Move it away: what is known of where files are from is lost, the files are not",
-            ) from None
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest of it tells details
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                remedy = "Another process writes to it: try again"
+            elif code in _OF_THE_DISK:
+                remedy = f"Check {self.path.parent}, its permissions and the disk"
+            else:
+                remedy = "Move it away: what is known of where files are from is lost, the files are not"
+            raise OutputError(f"{self.path} cannot be used: {error}", remedy) from None
 
 
 def registry_path() -> Path:
@@ -140,11 +186,27 @@ def registry_path() -> Path:
 def recorded(path: Path, registry: Path | None = None) -> FileRecord | None:
     """What the registry knows of a file that is as it was; None too where there is no registry, which is not made."""
     file = registry_path() if registry is None else registry
-    if not file.exists():
+    if not _is_there(file):
         return None
     with Registry(file) as opened:
         found = opened.of(path)
     return found if found is not None and found.counts_for(path) else None
+
+
+def all_recorded() -> dict[Path, FileRecord]:
+    """What the user's registry knows, by path, whether or not it still counts; nothing where there is none."""
+    if not _is_there(registry_path()):
+        return {}
+    with Registry() as opened:
+        return {record.path: record for record in opened.records()}
+
+
+def _is_there(registry: Path) -> bool:
+    return os.path.exists(registry)  # noqa: PTH110 — Path.exists raises in a folder that is closed to this user
+
+
+def _absolute(path: Path) -> str:
+    return str(path.absolute())
 
 
 def _record(row: tuple[object, ...]) -> FileRecord:

@@ -192,9 +192,18 @@ def _model(session: Session, argument: str) -> None:
         session.view.note(f"The model is {conversation.model.label} ({conversation.model.path or 'bundled'}).")
         return
     before = conversation.model
-    path = None if argument.strip() == "zephyr-tiny" else path_of(argument)
-    if path is not None and not path.is_file():
-        raise InvalidInputError(f"there is no file {path}", f"The model is still {conversation.model.label}")
+    path = None
+    if argument.strip() != "zephyr-tiny":
+        from zephyr_local.model_store.library import resolve
+
+        try:
+            resolved = resolve(str(path_of(argument)))
+        except ZephyrError as error:
+            still = f"the model is still {conversation.model.label}"
+            raise InvalidInputError(error.problem, f"{error.remedy}; {still}") from None
+        path = resolved.path
+        for notice in resolved.notices:
+            session.view.note(notice)
     bar = SlowBar(session.view, f"Loading {argument.strip()}")
     # A template that was given for a model is that model's.
     conversation.use_model(path, session.model_changed, before.template if path == before.path else None)

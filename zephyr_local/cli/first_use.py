@@ -1,0 +1,61 @@
+"""From the MODEL of a command line to a file, with what its user should see before it is used for the first time."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+import click
+
+from zephyr_local.cli.notice import show_notice
+from zephyr_local.errors import ModelNotFoundError, ZephyrError
+from zephyr_local.model_store.catalogue import CatalogueEntry
+from zephyr_local.model_store.library import resolve
+from zephyr_local.repl.screen import visible
+
+_MAX_SHOWN_CHARS = 4000
+
+
+def find_model(name: Path, *, template: str | None) -> Path:
+    """The file that a path or a name stands for; raises ModelNotFoundError.
+
+    Where the catalogue knows the model's chat template and the file brings another, that one is shown, once; not where
+    the user has chosen ``template``.
+    """
+    try:
+        resolved = resolve(str(name))
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(error.problem, f"{error.remedy}; a question of one word goes after --prompt") from None
+    for notice in resolved.notices:
+        show_notice(notice)
+    if resolved.entry is not None and template is None:
+        _show_other_template(resolved.path, resolved.entry)
+    return resolved.path
+
+
+def _show_other_template(path: Path, entry: CatalogueEntry) -> None:
+    from zephyr_local.chat_template import ChatTemplate
+    from zephyr_local.gguf_split import read_model
+    from zephyr_local.model_store.registry import Registry
+
+    try:
+        gguf = read_model(path)
+        source = gguf.text("tokenizer.chat_template")
+        if not source or not entry.template:
+            return
+        if ChatTemplate.from_gguf_metadata(gguf.metadata, path.name)[0].name == entry.template:
+            return
+    except ZephyrError:  # which the load will tell
+        return
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    with Registry() as registry:
+        if registry.was_shown(digest):
+            return
+        shown = visible(source[:_MAX_SHOWN_CHARS]) + ("…" if len(source) > _MAX_SHOWN_CHARS else "")
+        show_notice(
+            f"{path.name} brings a chat template that is not {entry.name}'s ({entry.template}); it is run in a guarded "
+            f"process. To use {entry.name}'s: --template {entry.template}. This is it, shown once:"
+        )
+        click.echo(shown, err=True)
+        registry.mark_shown(digest, time.time())

@@ -1,0 +1,170 @@
+"""What fits: the settings that were not given, chosen, or how much is missing and what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, replace
+from typing import Final
+
+from zephyr_local.errors import NotEnoughMemoryError
+from zephyr_local.memory.estimate import Gpu, MemoryEstimate, estimate_memory
+from zephyr_local.memory.shape import ModelShape
+from zephyr_local.settings import DEFAULT_N_CTX, EngineSettings
+
+_SMALLER_CONTEXTS: Final = (32768, 16384, 8192, 6144, 4096, 3072, 2048, 1536, 1024, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a model is to fit."""
+
+    available_bytes: int
+    """Of the host's memory, what a new process may take."""
+    features: Set[str]
+    """Of the CPU, in llama.cpp's words."""
+    gpus: tuple[Gpu, ...] = ()
+    limited_by: str = ""
+    """What limits ``available_bytes`` where it is not the machine itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Settings that fit."""
+
+    settings: EngineSettings
+    """Those that were given, with ``n_ctx`` and ``n_gpu_layers`` decided."""
+    estimate: MemoryEstimate
+    notices: tuple[str, ...]
+    """Lines for the user where less was chosen than usual."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """What is missing, and where."""
+
+    where: str
+    needed_bytes: int
+    available_bytes: int
+
+    def __str__(self) -> str:
+        missing = self.needed_bytes - self.available_bytes
+        return (
+            f"{readable(self.needed_bytes)} of {self.where}, and {readable(max(0, self.available_bytes))} are available"
+            f": {readable(missing)} too little"
+        )
+
+
+def plan(model: ModelShape, settings: EngineSettings, machine: Machine, name: str) -> Plan:
+    """Choose what ``settings`` leave open so that the model fits.
+
+    As many layers go to GPUs as fit there; the context is 4096 tokens, or what the model was trained for, or less where
+    that is what fits. What was given is kept. Raises NotEnoughMemoryError with the shortfall of the model called
+    ``name`` and the nearest settings that fit; with ``settings.check_memory`` False the first choice is taken as it is.
+    """
+    usual = min(DEFAULT_N_CTX, model.n_ctx_train)
+    contexts = [settings.n_ctx] if settings.n_ctx is not None else [usual, *_below(usual)]
+    for n_ctx in contexts:
+        asked = replace(settings, n_ctx=n_ctx)
+        for estimate in _with_gpu_layers(model, asked, machine):
+            if not settings.check_memory or shortfall(estimate, machine) is None:
+                return _planned(model, asked, estimate, machine, usual if settings.n_ctx is None else n_ctx)
+    asked = replace(settings, n_ctx=contexts[0])
+    *_, estimate = _with_gpu_layers(model, asked, machine)
+    missing = shortfall(estimate, machine)
+    assert missing is not None
+    layers = f" and {estimate.n_gpu_layers} layers on the GPU" if estimate.n_gpu_layers else ""
+    raise NotEnoughMemoryError(
+        f"{name} with a context of {estimate.n_ctx} tokens{layers} needs {missing}{_limit(machine)}",
+        _remedy(model, asked, machine),
+    )
+
+
+def shortfall(estimate: MemoryEstimate, machine: Machine) -> Shortfall | None:
+    """What is missing for an estimate; None where it fits."""
+    shared = sum(need.needed_bytes for need, gpu in zip(estimate.devices, machine.gpus, strict=True) if gpu.is_unified)
+    for need in estimate.devices:
+        if need.n_layers and need.needed_bytes > need.free_bytes:
+            return Shortfall(f"memory of {need.name}", need.needed_bytes, need.free_bytes)
+    if estimate.needed_bytes + shared > machine.available_bytes:
+        return Shortfall("memory", estimate.needed_bytes + shared, machine.available_bytes)
+    return None
+
+
+def nearest_that_fits(model: ModelShape, settings: EngineSettings, machine: Machine) -> EngineSettings | None:
+    """The settings next to these that fit: a smaller cache, a shorter context, fewer layers on the GPU, or all."""
+    return next(
+        (
+            changed
+            for changed in _nearby(settings)
+            if any(shortfall(e, machine) is None for e in _with_gpu_layers(model, changed, machine))
+        ),
+        None,
+    )
+
+
+def readable(size_bytes: int) -> str:
+    """Bytes for people, in powers of ten as disks and files are told."""
+    return f"{size_bytes / 1e9:,.2f} GB" if size_bytes >= 10**9 else f"{size_bytes / 1e6:,.0f} MB"
+
+
+def _with_gpu_layers(model: ModelShape, settings: EngineSettings, machine: Machine) -> Iterator[MemoryEstimate]:
+    """Estimates with the layers asked for; where none are, with ever fewer on the GPUs."""
+    if settings.n_gpu_layers is not None or not machine.gpus:
+        yield estimate_memory(model, settings, machine.features, machine.gpus)
+        return
+    for n_layers in range(model.n_layer + 1, -1, -1):
+        yield estimate_memory(model, replace(settings, n_gpu_layers=n_layers), machine.features, machine.gpus)
+
+
+def _planned(
+    model: ModelShape, settings: EngineSettings, estimate: MemoryEstimate, machine: Machine, usual_n_ctx: int
+) -> Plan:
+    notices = []
+    if settings.n_ctx is not None and settings.n_ctx < usual_n_ctx:
+        notices.append(
+            f"the context is {estimate.n_ctx} tokens and not {usual_n_ctx}, for which "
+            f"{readable(machine.available_bytes)} of memory are too little"
+        )
+    if machine.gpus and settings.n_gpu_layers is None and estimate.n_gpu_layers <= model.n_layer:
+        notices.append(
+            f"{estimate.n_gpu_layers} of {model.n_layer + 1} layers fit the GPU; the CPU computes the others, slower"
+        )
+    # A GPU that is not there is no reason to tell llama.cpp 0, which means that one that is there is not used.
+    n_gpu_layers = estimate.n_gpu_layers if machine.gpus else settings.n_gpu_layers
+    return Plan(replace(settings, n_gpu_layers=n_gpu_layers), estimate, tuple(notices))
+
+
+def _below(n_ctx: int) -> list[int]:
+    return [smaller for smaller in _SMALLER_CONTEXTS if smaller < n_ctx]
+
+
+def _nearby(settings: EngineSettings) -> Iterator[EngineSettings]:
+    n_ctx = settings.n_ctx or DEFAULT_N_CTX
+    for n_gpu_layers in dict.fromkeys((settings.n_gpu_layers, None)):  # None: as many as fit
+        given = replace(settings, n_gpu_layers=n_gpu_layers)
+        if n_gpu_layers != settings.n_gpu_layers:
+            yield given
+        if given.kv_type != "q8_0":
+            yield replace(given, kv_type="q8_0")
+        for smaller in _below(n_ctx):
+            yield replace(given, n_ctx=smaller)
+        for smaller in _below(n_ctx):
+            yield replace(given, n_ctx=smaller, kv_type="q8_0")
+
+
+def _remedy(model: ModelShape, settings: EngineSettings, machine: Machine) -> str:
+    found = nearest_that_fits(model, settings, machine)
+    if found is None:
+        return "No setting makes it fit: use a smaller type or model (zephyr-local models fit), or free memory"
+    changes = []
+    if found.n_ctx != settings.n_ctx:
+        changes.append(f"--n-ctx {found.n_ctx}")
+    if found.kv_type != settings.kv_type:
+        changes.append(f"--kv-type {found.kv_type}")
+    if found.n_gpu_layers != settings.n_gpu_layers:
+        changes.append("without --n-gpu-layers")
+    return f"It fits with {' '.join(changes)}; or use a smaller type (zephyr-local models fit), or free memory"
+
+
+def _limit(machine: Machine) -> str:
+    return f" ({machine.limited_by} is the limit)" if machine.limited_by else ""
