@@ -3,9 +3,9 @@
     python benchmarks/memory.py               # shapes up to TinyLlama-1.1B's
     python benchmarks/memory.py --shapes 7b   # needs 10 GB of memory
 
-Weights are zeros in sparse files, which take as much memory as any. A line is one model in a process of its own: its peak
-resident memory (VmHWM, mapped pages of the file included) and its anonymous memory (RssAnon) after a prompt of the length
-given, each less that of a process that has loaded the engine and no model. Linux.
+Weights are zeros in sparse files, which take as much memory as any. A line is one model in a process of its own: its
+peak resident memory (VmHWM, mapped pages of the file included) and its anonymous memory (RssAnon) after a prompt of the
+length given, each less that of a process that has loaded the engine and no model. Linux.
 """
 
 from __future__ import annotations
@@ -110,12 +110,10 @@ def main() -> None:
                 estimate.anonymous_bytes / found.anonymous_bytes,
             )
             worst = max(worst, *(abs(ratio - 1) for ratio in ratios))
-            print(
-                f"{case.shape:5} {case.file_type:6} n_ctx {case.n_ctx:5} kv {case.kv_type:4} prompt {case.prompt_tokens:4}: "
-                f"peak {estimate.resident_bytes / 1e6:7.0f} MB of {found.peak_bytes / 1e6:7.0f} ({ratios[0]:.3f}), "
-                f"anonymous {estimate.anonymous_bytes / 1e6:7.0f} of {found.anonymous_bytes / 1e6:7.0f} ({ratios[1]:.3f})",
-                flush=True,
-            )
+            what = f"{case.shape:5} {case.file_type:6} n_ctx {case.n_ctx:5} kv {case.kv_type:4}"
+            peak = f"peak {estimate.resident_bytes / 1e6:7.0f} MB of {found.peak_bytes / 1e6:7.0f} ({ratios[0]:.3f})"
+            anonymous = f"{estimate.anonymous_bytes / 1e6:7.0f} of {found.anonymous_bytes / 1e6:7.0f} ({ratios[1]:.3f})"
+            print(f"{what} prompt {case.prompt_tokens:4}: {peak}, anonymous {anonymous}", flush=True)
     print(f"the worst is {worst:.1%} off; allowed are {ALLOWED:.0%}")
     raise SystemExit(worst > ALLOWED)
 
