@@ -22,13 +22,13 @@ SIDE_FILES: Final = (
     "chat_template.json",
     "README.md",
 )
-"""Everything of a checkpoint's folder that a conversion reads besides the shards; none but config.json must be there."""
+"""All of a checkpoint's folder that a conversion reads besides the shards; none but config.json has to be there."""
 MORE_TEMPLATES: Final = "additional_chat_templates/*.jinja"
 """These too, by their path in the folder."""
 
 
 class ShardSupply(Protocol):
-    """Where the shards of a checkpoint come from. What it raises ends the conversion; nothing of its outputs is left."""
+    """Where the shards of a checkpoint come from; what it raises ends the conversion, as any other error."""
 
     @property
     def names(self) -> Collection[str]:
@@ -38,7 +38,7 @@ class ShardSupply(Protocol):
         """Of the whole shard."""
 
     def begin(self, name: str, n_bytes: int) -> bytes:
-        """The first bytes of a shard, all where it has no more; the same each time, and those that it will come with."""
+        """The first bytes of a shard, all where it has no more: those that it comes with later."""
 
     def order(self, names: Sequence[str]) -> Sequence[str]:
         """The order in which these shall be read, which are the checkpoint's; the outputs do not depend on it."""

@@ -28,6 +28,7 @@ def run_child(work: Callable[[], object], *, threads: int | None = None, online:
 
     A ZephyrError is written where the run looks for it, or to stderr. `threads` are torch's.
     """
+    report_nothing()
     if not online:
         quiet_libraries()
     try:
@@ -49,11 +50,17 @@ def run_child(work: Callable[[], object], *, threads: int | None = None, online:
     return 0
 
 
+def report_nothing() -> None:
+    """Have the libraries tell nobody what is done here; they read it when they are imported."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # of datasets
+
+
 def quiet_libraries() -> None:
     """Few progress bars, no reports to anybody, and no network: what a process needs is in its folder."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    report_nothing()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # also where the environment says 0: nothing here may be fetched unasked
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     if not sys.stderr.isatty():

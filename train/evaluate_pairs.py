@@ -45,6 +45,8 @@ def evaluate_pairs(
     InvalidInputError for files without pairs.
     """
     settings = settings or EvaluationSettings()
+    if reference is not None and not (reference / "config.json").is_file():  # transformers would ask the hub for it
+        raise InvalidInputError(f"the reference {reference} is no folder with a config.json", "Check the path")
     chats = ChatIds.of_checkpoint(model)
     rows = _rows(pairs, chats, settings.limit)
     if not rows:
@@ -109,7 +111,9 @@ def answer_log_probabilities(
 
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise InvalidInputError(f"this torch finds no GPU for the device {settings.device}", "Give --device cpu")
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, settings.dtype), local_files_only=True
+    )
     model.to(settings.device).eval()
     sums = [0.0] * len(answers)
     for batch in _batches(answers, settings.batch_tokens):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.offline import require_online
 from zephyr_local.train.child import run_child
 from zephyr_local.train.data.records import Damage, Record, RecordWriter, read_with_damage, write_whole
 from zephyr_local.train.data.report import DataReport
@@ -181,6 +182,7 @@ def _from_hub(name: str) -> Iterator[Record]:
     dataset, _, file = rest.partition("/")
     if not dataset or not split:
         raise InvalidInputError(f"hub:{name} names no repository and split", "Write hub:OWNER/NAME@train")
+    require_online(f"reading hub:{name}")
     try:
         rows = load_dataset(f"{owner}/{dataset}", data_files=file or None, split=split, streaming=True)
         for number, row in enumerate(rows, start=1):

@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.data.records import write_whole
 from zephyr_local.train.recipe import Recipe
-from zephyr_local.train.run import RunOptions, RunResult, run_recipe
+from zephyr_local.train.run import RunOptions, RunResult, require_sources_reachable, run_recipe
 from zephyr_local.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from zephyr_local.train.asking.models import ModelSpec
 
 Say = Callable[[str], None]
 
@@ -103,6 +106,7 @@ def run_rounds(
     if n_rounds == 1:
         return run_recipe(recipe, out, options, say)
     settings = RoundSettings.of(recipe)
+    _require_reachable(settings, Path(out), n_rounds)
     result = run_recipe(recipe, out, options, say)
     for number in range(2, n_rounds + 1):
         folder = Path(out).absolute() / f"round-{number}"
@@ -140,7 +144,7 @@ def _recipe_of_round(
 
 def _rate(settings: RoundSettings, number: int, model: Path, folder: Path, say: Say) -> None:
     """Have the model answer and the judge rate; ``rated.jsonl`` is whole or absent."""
-    from zephyr_local.train.asking.models import ModelsFile, ModelSpec
+    from zephyr_local.train.asking.models import ModelSpec
     from zephyr_local.train.asking.session import Session
     from zephyr_local.train.data.report import DataReport
     from zephyr_local.train.feedback.feedback import FeedbackSettings, give_feedback
@@ -151,7 +155,7 @@ def _rate(settings: RoundSettings, number: int, model: Path, folder: Path, say: 
     gguf = folder / f"answering-{settings.gguf.upper()}.gguf"
     if not gguf.is_file():
         _convert(model, gguf, settings.gguf)
-    judge = ModelsFile.read(Path(settings.models) if settings.models else None).find(settings.judge)
+    judge = _judge(settings)
     policy = ModelSpec(
         name=f"round {number - 1}",
         gguf=str(gguf),
@@ -179,6 +183,23 @@ def _rate(settings: RoundSettings, number: int, model: Path, folder: Path, say: 
         for line in session.summary():
             say(f"round {number}: {line}")
     gguf.unlink()
+
+
+def _judge(settings: RoundSettings) -> ModelSpec:
+    from zephyr_local.train.asking.models import ModelsFile
+
+    return ModelsFile.read(Path(settings.models) if settings.models else None).find(settings.judge)
+
+
+def _require_reachable(settings: RoundSettings, out: Path, n_rounds: int) -> None:
+    """Raise OfflineError for what a later round would ask the network, before hours are spent on the first."""
+    for number in range(2, n_rounds + 1):
+        folder = out / f"round-{number}"
+        if settings.data and not RunFolder(folder / "run").stage("ddpo").data_report.is_file():
+            require_sources_reachable(f"round {number}", settings.data)
+        elif settings.prompts and not (folder / "rated.jsonl").is_file():
+            require_sources_reachable(f"round {number}", settings.prompts)
+            _judge(settings).require_reachable()
 
 
 def _require_same(settings: RoundSettings, folder: Path) -> None:

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from zephyr_local.errors import InvalidInputError
-from zephyr_local.train.child import ERROR_FILE, TrainingError, read_error
+from zephyr_local.errors import CheckpointError, InvalidInputError
+from zephyr_local.offline import is_offline, require_online
+from zephyr_local.train.child import ERROR_FILE, TrainingError, read_error, report_nothing
 from zephyr_local.train.launch import LaunchOptions, launch_command
 from zephyr_local.train.recipe import Recipe, Stage
 from zephyr_local.train.run_folder import RunFolder
@@ -57,13 +58,15 @@ def run_recipe(
 ) -> RunResult:
     """Run a recipe in `out`, or go on with the run that is there.
 
-    Raises InvalidInputError where `out` holds another run, TrainingError where a stage ends early, and what a stage
-    itself raises; running it again goes on.
+    Raises InvalidInputError where `out` holds another run, OfflineError before anything is begun that would need the
+    hub and may not ask it, TrainingError where a stage ends early, and what a stage itself raises; running it again
+    goes on.
     """
     options = options or RunOptions()
     if options.only is not None and options.only not in recipe.stages:
         raise InvalidInputError(f"the recipe has no stage {options.only}", f"It has {', '.join(recipe.stages)}")
     run = RunFolder(Path(out).absolute())
+    _require_reachable(recipe, run, options.only)
     with run.lock() as lock:
         recipe = replace(recipe, base=str(_local_base(recipe.base, say))) if recipe.base else recipe
         recipe = run.begin(recipe, _facts(recipe))
@@ -177,19 +180,43 @@ def _passing_on_sigterm(process: subprocess.Popen[bytes]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
+def _require_reachable(recipe: Recipe, run: RunFolder, only: Stage | None) -> None:
+    """Raise OfflineError where a base or data would be fetched and no connection may leave this machine."""
+    if not is_offline():
+        return
+    if recipe.base and not (Path(recipe.base) / "config.json").is_file():
+        try:
+            _base_here(recipe.base)
+        except CheckpointError:
+            require_online(f"fetching the base {recipe.base}, which is not on this machine,")
+    for stage in recipe.stages if only is None else (only,):
+        if not run.stage(stage).data_report.is_file():
+            require_sources_reachable(stage, recipe.data[stage].sources)
+
+
+def require_sources_reachable(what: str, sources: Sequence[str]) -> None:
+    """Raise OfflineError where one of them is streamed from the hub and no connection may leave this machine."""
+    for source in sources:
+        if source.startswith("hub:"):
+            require_online(f"reading {source} for {what}")
+
+
+def _base_here(name: str) -> Path:
+    """A base's folder in the hub's cache; raises CheckpointError."""
+    from zephyr_local.convert.hub_cache import find_base
+
+    return find_base(name, None, Path.cwd())
+
+
 def _local_base(name: str, say: Callable[[str], None]) -> Path:
     """The base's folder: given, in the hub's cache, or fetched: the recipe names it, which is asking for it."""
     if (Path(name) / "config.json").is_file():
         return Path(name).absolute()
-    from zephyr_local.convert.hub_cache import find_base
-    from zephyr_local.errors import CheckpointError
-
     try:
-        return find_base(name, None, Path.cwd())
+        return _base_here(name)
     except CheckpointError as missing:
-        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-            raise
         say(f"fetching {name} from the hub")
+        report_nothing()
         try:
             from huggingface_hub import snapshot_download
 

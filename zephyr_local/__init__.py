@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         TemplateError,
         ZephyrError,
     )
+    from zephyr_local.memory.estimate import MemoryEstimate
     from zephyr_local.settings import EngineSettings, Sampling
+    from zephyr_local.sizing import estimate_memory
 
     __version__: str
 
@@ -54,6 +56,7 @@ __all__ = [
     "Finish",
     "FinishReason",
     "InvalidInputError",
+    "MemoryEstimate",
     "Message",
     "ModelFileError",
     "ModelNotFoundError",
@@ -69,6 +72,7 @@ __all__ = [
     "Zephyr",
     "ZephyrError",
     "__version__",
+    "estimate_memory",
     "freeze_support",
 ]
 
@@ -80,7 +84,9 @@ _HOMES = {
     "chat_fit": ("Dropped", "Policy"),
     "chat_types": ("Finish", "FinishReason", "Message", "Piece", "Reply", "Role", "TokenLogprob"),
     "child_process": ("freeze_support",),
+    "memory.estimate": ("MemoryEstimate",),
     "settings": ("EngineSettings", "Sampling"),
+    "sizing": ("estimate_memory",),
     "errors": (
         "ChatStoreError",
         "CheckpointError",

@@ -325,6 +325,8 @@ class TestSeveralProcesses:
             "        path = Path(f'/models/{name}-{number}').absolute()\n"
             "        registry.record(FileRecord(path, 1, 2, name * 64, 'hub', None, None, None, 1.0, 'pull'))\n"
             "        registry.mark_shown(f'{name}-{number}', 1.0)\n"
+            "    with Registry(file.with_name(f'new-{number}')) as registry:\n"  # all make it at about the same time
+            "        registry.mark_shown(name, 1.0)\n"
         )
         children = [
             subprocess.Popen(
@@ -350,6 +352,9 @@ class TestSeveralProcesses:
             assert sorted(names) == sorted(f"{name}-{number}" for name in "abc" for number in range(25))
             assert all(record.sha256 == record.path.name[0] * 64 for record in registry.records())
             assert all(registry.was_shown(name) for name in names)
+        for number in range(25):
+            with Registry(file.with_name(f"new-{number}")) as registry:
+                assert all(registry.was_shown(name) for name in "abc")
 
     def test_one_that_writes_too_long_is_told_and_is_no_damage(self, file, model, monkeypatch):
         monkeypatch.setattr(registry_module, "_BUSY_S", 0.05)
@@ -375,6 +380,7 @@ class TestSeveralProcesses:
         )
         done = subprocess.run([sys.executable, "-c", program, str(file)], check=False, timeout=120)
         assert done.returncode == 9
+        assert file.with_name(f"{file.name}-journal").exists(), "it was killed in the midst of it"
         with Registry(file) as registry:
             assert registry.records() == [record_of(model)]
             assert not registry.was_shown("0")

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from zephyr_local.errors import InvalidInputError
 from zephyr_local.train.asking.models import ModelSpec
@@ -35,7 +36,10 @@ class Endpoint:
     """Asks one model of one endpoint; any thread may use it."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        """Raises InvalidInputError where the package that it needs is missing."""
+        """Raises InvalidInputError where the package that it needs is missing, and OfflineError where nothing that is
+        beyond this machine may be asked.
+        """
+        spec.require_reachable()
         try:
             import requests
             import urllib3
@@ -48,6 +52,8 @@ class Endpoint:
         self._requests, self._urllib3 = requests, urllib3
         self._of_thread = threading.local()
         self._key = spec.api_key
+        # Another machine's loopback is not ours: a proxy that HTTP_PROXY names has no business with this address.
+        self._proxies = {"no_proxy": urlsplit(spec.url).hostname} if spec.is_on_this_machine else None
 
     def ask(self, request: Request) -> Answer:
         """One try. Raises TransientError, RefusedError and ZephyrError kinds."""
@@ -61,6 +67,7 @@ class Endpoint:
                 auth=self._authorized,  # or requests takes what a .netrc has
                 timeout=(min(CONNECT_TIMEOUT_S, self.spec.timeout_s), self.spec.timeout_s),
                 stream=True,
+                proxies=self._proxies,
                 allow_redirects=False,
             ) as response:
                 if response.status_code != 200:

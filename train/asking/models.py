@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from zephyr_local.chat_types import Message
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.offline import is_loopback, require_online
 from zephyr_local.train.asking.request import Price, Request
 from zephyr_local.train.asking.toml_file import read_toml
 from zephyr_local.train.data.records import SUFFIXES
@@ -81,7 +82,10 @@ class ModelSpec:
             what = " and ".join(given) or "neither url nor gguf nor file"
             raise InvalidInputError(f"the model {self.name} has {what}", "Give one of url, gguf and file")
         if self.url:
-            parts = urlsplit(self.url)
+            try:
+                parts = urlsplit(self.url)
+            except ValueError:  # brackets that do not close
+                parts = urlsplit("")
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise InvalidInputError(f"the model {self.name} has the url {self.url!r}", "Write https://HOST/v1")
             if parts.query or parts.fragment:
@@ -129,6 +133,16 @@ class ModelSpec:
             max_tokens=self.max_tokens or max_tokens,
             sample=sample,
         )
+
+    def require_reachable(self) -> None:
+        """Raises OfflineError for an endpoint beyond this machine, where no connection may leave it."""
+        if self.url and not self.is_on_this_machine:
+            require_online(f"asking {self.name} at {self.url}")
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether asking it needs no network."""
+        return not self.url or is_loopback(self.url)
 
     def require_judge(self) -> None:
         """Raises InvalidInputError for a model that cannot judge."""

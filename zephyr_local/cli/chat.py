@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from zephyr_local.transcripts.stored_chat import StoredChat
 
 REAL_MODEL_HINT = (
-    "This is zephyr-tiny, 2 MB to try things with. The real one: get a GGUF of zephyr-7b-beta, or make it with "
-    "zephyr-local quantize, then zephyr-local chat FILE"
+    "This is zephyr-tiny, 2 MB to try things with. The real one: zephyr-local pull zephyr-7b-beta, then "
+    "zephyr-local chat zephyr-7b-beta; zephyr-local models list tells what is on this machine already"
 )
 MAX_STDIN_BYTES = 64 * MAX_N_CTX  # more than any context holds
 POLICIES = [policy.replace("_", "-") for policy in get_args(Policy)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from zephyr_local.quantize.output_plan import OutputPlan
 
 
-def show_dry_run(found: DryRun, *, as_json: bool) -> None:
-    """Print it on stdout; the notices go to stderr."""
+def show_dry_run(found: DryRun, *, as_json: bool, more: Mapping[str, object] | None = None) -> None:
+    """Print it on stdout, in JSON with `more` entries; the notices go to stderr."""
     for notice in found.notices:
         show_notice(notice)
     if as_json:
-        click.echo(json.dumps(_as_json(found)))
+        click.echo(json.dumps({**_as_json(found), **(more or {})}))
         return
     _show_tensors(found.plans)
     for plan in found.plans:

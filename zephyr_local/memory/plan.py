@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Final
@@ -46,11 +47,14 @@ class Shortfall:
     needed_bytes: int
     available_bytes: int
 
+    @property
+    def missing_bytes(self) -> int:
+        return self.needed_bytes - self.available_bytes
+
     def __str__(self) -> str:
-        missing = self.needed_bytes - self.available_bytes
         return (
             f"{readable(self.needed_bytes)} of {self.where}, and {readable(max(0, self.available_bytes))} are available"
-            f": {readable(missing)} too little"
+            f": {readable(self.missing_bytes)} too little"
         )
 
 
@@ -63,28 +67,52 @@ def plan(model: ModelShape, settings: EngineSettings, machine: Machine, name: st
     """
     usual = min(DEFAULT_N_CTX, model.n_ctx_train)
     contexts = [settings.n_ctx] if settings.n_ctx is not None else [usual, *_below(usual)]
+    first: tuple[MemoryEstimate, Shortfall] | None = None
     for n_ctx in contexts:
         asked = replace(settings, n_ctx=n_ctx)
-        for estimate in _with_gpu_layers(model, asked, machine):
-            if not settings.check_memory or shortfall(estimate, machine) is None:
-                return _planned(model, asked, estimate, machine, usual if settings.n_ctx is None else n_ctx)
-    asked = replace(settings, n_ctx=contexts[0])
-    *_, estimate = _with_gpu_layers(model, asked, machine)
-    missing = shortfall(estimate, machine)
-    assert missing is not None
+        if not settings.check_memory:
+            estimate, missing = estimate_memory(model, asked, machine.features, machine.gpus), None
+        else:
+            estimate, missing = fitted(model, asked, machine)
+        if missing is None:
+            return _planned(model, asked, estimate, machine, usual if settings.n_ctx is None else n_ctx)
+        first = first or (estimate, missing)
+    assert first is not None
+    estimate, missing = first
     layers = f" and {estimate.n_gpu_layers} layers on the GPU" if estimate.n_gpu_layers else ""
     raise NotEnoughMemoryError(
-        f"{name} with a context of {estimate.n_ctx} tokens{layers} needs {missing}{_limit(machine)}",
-        _remedy(model, asked, machine),
+        f"{name} with a context of {estimate.n_ctx} tokens{layers} needs {missing}{limit_told(machine)}",
+        _remedy(model, replace(settings, n_ctx=contexts[0]), machine),
     )
+
+
+def fitted(model: ModelShape, settings: EngineSettings, machine: Machine) -> tuple[MemoryEstimate, Shortfall | None]:
+    """What the model takes with the layers on GPUs that were asked for, else with as many as fit there; what is missing.
+
+    Where it fits neither so nor on the CPU alone, the estimate is the one that misses less.
+    """
+    if settings.n_gpu_layers is not None or not machine.gpus:
+        estimate = estimate_memory(model, settings, machine.features, machine.gpus)
+        return estimate, shortfall(estimate, machine)
+
+    def on_gpus(n_layers: int) -> MemoryEstimate:
+        return estimate_memory(model, replace(settings, n_gpu_layers=n_layers), machine.features, machine.gpus)
+
+    def is_too_much(n_layers: int) -> bool:
+        return _shortfall_of_gpus(on_gpus(n_layers)) is not None
+
+    # A layer more is more on a GPU, and less on the host.
+    n_layers = bisect.bisect_left(range(model.n_layer + 2), True, lo=1, key=is_too_much) - 1
+    tried = [(estimate, shortfall(estimate, machine)) for estimate in map(on_gpus, dict.fromkeys((n_layers, 0)))]
+    return min(tried, key=lambda one: one[1].missing_bytes if one[1] is not None else 0)
 
 
 def shortfall(estimate: MemoryEstimate, machine: Machine) -> Shortfall | None:
     """What is missing for an estimate; None where it fits."""
-    shared = sum(need.needed_bytes for need, gpu in zip(estimate.devices, machine.gpus, strict=True) if gpu.is_unified)
-    for need in estimate.devices:
-        if need.n_layers and need.needed_bytes > need.free_bytes:
-            return Shortfall(f"memory of {need.name}", need.needed_bytes, need.free_bytes)
+    if (of_gpus := _shortfall_of_gpus(estimate)) is not None:
+        return of_gpus
+    devices = zip(estimate.devices, machine.gpus, strict=True)
+    shared = sum(need.needed_bytes for need, gpu in devices if gpu.is_unified and need.n_layers)
     if estimate.needed_bytes + shared > machine.available_bytes:
         return Shortfall("memory", estimate.needed_bytes + shared, machine.available_bytes)
     return None
@@ -93,27 +121,40 @@ def shortfall(estimate: MemoryEstimate, machine: Machine) -> Shortfall | None:
 def nearest_that_fits(model: ModelShape, settings: EngineSettings, machine: Machine) -> EngineSettings | None:
     """The settings next to these that fit: a smaller cache, a shorter context, fewer layers on the GPU, or all."""
     return next(
-        (
-            changed
-            for changed in _nearby(settings)
-            if any(shortfall(e, machine) is None for e in _with_gpu_layers(model, changed, machine))
-        ),
+        (changed for changed in _nearby(settings) if fitted(model, changed, machine)[1] is None),
         None,
     )
 
 
 def readable(size_bytes: int) -> str:
     """Bytes for people, in powers of ten as disks and files are told."""
-    return f"{size_bytes / 1e9:,.2f} GB" if size_bytes >= 10**9 else f"{size_bytes / 1e6:,.0f} MB"
+    if size_bytes >= 10**9:
+        return f"{size_bytes / 1e9:,.2f} GB"
+    return f"{size_bytes / 1e6:,.0f} MB" if size_bytes >= 10**6 else f"{size_bytes / 1e3:,.0f} kB"
 
 
-def _with_gpu_layers(model: ModelShape, settings: EngineSettings, machine: Machine) -> Iterator[MemoryEstimate]:
-    """Estimates with the layers asked for; where none are, with ever fewer on the GPUs."""
-    if settings.n_gpu_layers is not None or not machine.gpus:
-        yield estimate_memory(model, settings, machine.features, machine.gpus)
-        return
-    for n_layers in range(model.n_layer + 1, -1, -1):
-        yield estimate_memory(model, replace(settings, n_gpu_layers=n_layers), machine.features, machine.gpus)
+def limit_told(machine: Machine) -> str:
+    """What limits the memory, in brackets behind a text; empty where it is the machine itself."""
+    return f" ({machine.limited_by} is the limit)" if machine.limited_by else ""
+
+
+def changes_told(found: EngineSettings, settings: EngineSettings) -> str:
+    """What to give on the command line in place of ``settings`` to get the ``found`` ones."""
+    changes = []
+    if found.n_ctx != settings.n_ctx:
+        changes.append(f"--n-ctx {found.n_ctx}")
+    if found.kv_type != settings.kv_type:
+        changes.append(f"--kv-type {found.kv_type}")
+    if found.n_gpu_layers != settings.n_gpu_layers:
+        changes.append("without --n-gpu-layers")
+    return " ".join(changes)
+
+
+def _shortfall_of_gpus(estimate: MemoryEstimate) -> Shortfall | None:
+    for need in estimate.devices:
+        if need.n_layers and need.needed_bytes > need.free_bytes:
+            return Shortfall(f"memory of {need.name}", need.needed_bytes, need.free_bytes)
+    return None
 
 
 def _planned(
@@ -144,6 +185,8 @@ def _nearby(settings: EngineSettings) -> Iterator[EngineSettings]:
         given = replace(settings, n_gpu_layers=n_gpu_layers)
         if n_gpu_layers != settings.n_gpu_layers:
             yield given
+        if given.kv_type == "f32":
+            yield replace(given, kv_type="f16")
         if given.kv_type != "q8_0":
             yield replace(given, kv_type="q8_0")
         for smaller in _below(n_ctx):
@@ -156,15 +199,5 @@ def _remedy(model: ModelShape, settings: EngineSettings, machine: Machine) -> st
     found = nearest_that_fits(model, settings, machine)
     if found is None:
         return "No setting makes it fit: use a smaller type or model (zephyr-local models fit), or free memory"
-    changes = []
-    if found.n_ctx != settings.n_ctx:
-        changes.append(f"--n-ctx {found.n_ctx}")
-    if found.kv_type != settings.kv_type:
-        changes.append(f"--kv-type {found.kv_type}")
-    if found.n_gpu_layers != settings.n_gpu_layers:
-        changes.append("without --n-gpu-layers")
-    return f"It fits with {' '.join(changes)}; or use a smaller type (zephyr-local models fit), or free memory"
-
-
-def _limit(machine: Machine) -> str:
-    return f" ({machine.limited_by} is the limit)" if machine.limited_by else ""
+    changes = changes_told(found, settings)
+    return f"It fits with {changes}; or use a smaller type (zephyr-local models fit), or free memory"

@@ -1,4 +1,4 @@
-"""The shards of a checkpoint repository, one after the other: each comes when it is its turn, and goes when it was read.
+"""The shards of a checkpoint repository: each comes when it is its turn, and goes when it was read.
 
 While one is being read the next one is downloaded, so at most two lie on the disk, or one where there is no room for
 two. It is a ``zephyr_local.convert.shard_supply.ShardSupply``, and knows nothing of what is done with the bytes.
@@ -93,7 +93,7 @@ class HubShards:
             self._begins[name] = known
             if sum(map(len, self._begins.values())) > _MOST_BEGINS_BYTES:
                 raise HubError(
-                    f"the headers of {self._snapshot.repository} have more than {_MOST_BEGINS_BYTES >> 20} MiB together",
+                    f"the headers of {self._snapshot.repository} have more than {_MOST_BEGINS_BYTES >> 20} MiB",
                     "No checkpoint has so many tensors: tell its makers",
                 )
         return known[:n_bytes]
@@ -117,7 +117,8 @@ class HubShards:
 
     def prepare(self, name: str) -> None:
         """Have the whole shard, checked, and let the next one come meanwhile."""
-        self._here[name] = _result(self._coming.pop(name, None) or self._submit(name))
+        coming = self._coming.pop(name) if name in self._coming else self._submit(name)
+        self._here[name] = _result(coming)
         self._require_same_begin(name)
         following = self._order[self._order.index(name) + 1 :]
         if self.is_ahead and following:

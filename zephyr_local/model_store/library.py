@@ -327,7 +327,7 @@ def _types_notice(
 ) -> tuple[str, ...]:
     took = _label(chosen)
     others = sorted({_label(model) for model in matches if model not in unusable} - {took})
-    if not others or wanted.file_type is not None:
+    if not others:
         return ()
     return (f"{wanted.text} is here as {', '.join(others)} too; took {took}, {why}",)
 
@@ -337,8 +337,8 @@ def _label(model: FoundModel) -> str:
 
 
 def _not_here(name: str, target: str, wanted: Wanted, found: Found) -> ModelNotFoundError:
-    name = shown_name(name)
-    what = f"{name} is not on this machine" if name == target else f"{name}, which is {target}, is not on this machine"
+    shown = shown_name(name) if name == target else f"{shown_name(name)}, which is {shown_name(target)},"
+    what = f"{shown} is not on this machine"
     if (known := _pull_name(wanted)) is not None:
         is_certain = wanted.hub is not None or wanted.entry is not None
         get_it = "Get it" if is_certain else "If it is a repository of the hub"
@@ -346,14 +346,14 @@ def _not_here(name: str, target: str, wanted: Wanted, found: Found) -> ModelNotF
         of_any_type = matching(replace(wanted, file_type=None, hub=hub), found.models) if wanted.file_type else ()
         other_types = sorted({_label(model) for model in of_any_type})
         here = f"; here it is as {', '.join(other_types)}" if other_types else ""
-        return ModelNotFoundError(what, f"{get_it}: zephyr-local pull {known}{here}")
+        return ModelNotFoundError(what, f"{get_it}: zephyr-local pull {shown_name(known)}{here}")
     if wanted.entry is not None:
         remedy = f"models.toml names no repository of it: zephyr-local models add {wanted.entry.name} OWNER/REPO"
         return ModelNotFoundError(what, remedy)
     names = list(dict.fromkeys(shown_name(model.name) for model in found.models))
-    shown = ", ".join(names[:_MAX_SHOWN]) + (f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else "")
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
     none_yet = "There are no models on this machine yet: zephyr-local pull zephyr-7b-beta"
-    there_is = f"Here are: {shown}" if names else none_yet
+    there_is = f"Here are: {', '.join(names[:_MAX_SHOWN])}{more}" if names else none_yet
     return ModelNotFoundError(f"{what}, and no model of that name is known", there_is)
 
 
