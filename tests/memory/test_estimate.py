@@ -148,6 +148,15 @@ def test_layers_on_gpus_leave_the_embeddings_on_the_host(tmp_path: Path) -> None
     assert none.devices[0].compute_bytes == none.devices[0].weights_bytes == 0
 
 
+def test_beside_a_gpu_with_host_buffers_nothing_is_repacked(tmp_path: Path) -> None:
+    model = shape_at(shaped(tmp_path, SMALL, "Q4_0"))
+    settings = EngineSettings(n_gpu_layers=3)
+    cuda = estimate_memory(model, settings, AVX2, [Gpu("CUDA0", 8 << 30)])
+    metal = estimate_memory(model, settings, AVX2, [Gpu("MTL0", 8 << 30, is_unified=True, has_host_buffers=False)])
+    assert cuda.weights_repacked_bytes == 0 < metal.weights_repacked_bytes
+    assert cuda.weights_mapped_bytes == metal.weights_mapped_bytes + metal.weights_repacked_bytes
+
+
 def test_several_gpus_share_the_layers_by_their_free_memory(tmp_path: Path) -> None:
     model = shape_at(shaped(tmp_path, replace(SMALL, n_layer=11), "Q8_0"))
     gpus = [Gpu("CUDA0", 6 << 30), Gpu("CUDA1", 2 << 30)]

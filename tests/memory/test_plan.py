@@ -103,7 +103,7 @@ def test_a_gpu_too_small_for_anything_is_left_out(mistral: ModelShape) -> None:
 
 
 def test_memory_that_a_gpu_shares_with_the_host_is_counted_once(mistral: ModelShape) -> None:
-    shared = replace(host(6 * GB), gpus=(Gpu("MTL0", 6 * GB, is_unified=True),))
+    shared = replace(host(6 * GB), gpus=(Gpu("MTL0", 6 * GB, is_unified=True, has_host_buffers=False),))
     planned = plan(mistral, EngineSettings(), shared, "z")
     assert planned.settings.n_gpu_layers == 33
     assert shortfall(planned.estimate, replace(shared, available_bytes=5 * GB)) is not None

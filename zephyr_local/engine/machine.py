@@ -25,7 +25,10 @@ def machine_of(devices: Iterable[Device], features: Set[str], *, offloads: bool)
     return Machine(
         memory.available_bytes or _UNKNOWN,
         features,
-        tuple(Gpu(gpu.name, gpu.free_bytes, is_unified=_is_unified(gpu)) for gpu in gpus),
+        tuple(
+            Gpu(gpu.name, gpu.free_bytes, is_unified=_is_unified(gpu), has_host_buffers=not _is_metal(gpu))
+            for gpu in gpus
+        ),
         _LIMITS[memory.limited_by],
     )
 
@@ -46,4 +49,8 @@ def probed_machine() -> Machine:
 
 
 def _is_unified(gpu: Device) -> bool:
-    return gpu.kind == "integrated-gpu" or gpu.backend.lower() in ("metal", "mtl")
+    return gpu.kind == "integrated-gpu" or _is_metal(gpu)
+
+
+def _is_metal(gpu: Device) -> bool:
+    return gpu.backend.lower() in ("metal", "mtl")

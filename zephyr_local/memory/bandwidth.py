@@ -6,9 +6,11 @@ long as the cores keep up with it.
 
 from __future__ import annotations
 
+import os
 import statistics
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -18,27 +20,24 @@ from zephyr_local.memory.shape import ModelShape
 
 _BYTES_EACH: Final = 64 << 20
 """Of each thread: more than the caches hold."""
+_MOST_BYTES: Final = 1 << 30
+"""Of all threads together."""
 _RUNS: Final = 5
 
 
-def read_bandwidth_bytes_s(threads: int) -> float:
+def read_bandwidth_bytes_s(threads: int) -> float | None:
     """Bytes a second that ``threads`` threads read together; takes a tenth of a second or so.
 
-    The median of a few runs, over memory that was written before. Other work on the machine makes it less.
+    The median of a few runs, over memory that was written before. Other work on the machine makes it less. None where
+    there is no memory for it, or the threads cannot be started.
     """
-    arrays = [np.ones(_BYTES_EACH // 8, np.int64) for _ in range(threads)]
-    rates = []
-    for _ in range(_RUNS):
-        start = threading.Barrier(threads + 1)
-        workers = [threading.Thread(target=_read, args=(array, start)) for array in arrays]
-        for worker in workers:
-            worker.start()
-        start.wait()
-        began = time.perf_counter()
-        for worker in workers:
-            worker.join()
-        rates.append(threads * _BYTES_EACH / (time.perf_counter() - began))
-    return statistics.median(rates)
+    n_threads = max(1, min(threads, os.cpu_count() or 1))  # more read no faster
+    n_bytes = min(_BYTES_EACH, _MOST_BYTES // n_threads)
+    try:
+        arrays = [np.ones(n_bytes // 8, np.int64) for _ in range(n_threads)]
+        return statistics.median(n_threads * n_bytes / _seconds_to_read(arrays) for _ in range(_RUNS))
+    except (MemoryError, RuntimeError):  # RuntimeError: of a thread
+        return None
 
 
 def decode_bytes(model: ModelShape) -> int:
@@ -54,6 +53,30 @@ def expected_tokens_s(model: ModelShape, estimate: MemoryEstimate, bandwidth_byt
     return bandwidth_bytes_s / decode_bytes(model)
 
 
-def _read(array: np.ndarray, start: threading.Barrier) -> None:
-    start.wait()
-    array.max()  # which reads all, and computes next to nothing
+def _seconds_to_read(arrays: Sequence[np.ndarray]) -> float:
+    """From when the first thread begins until the last one ends, as they tell themselves: waking up takes its time."""
+    start = threading.Barrier(len(arrays))
+    spans: list[tuple[float, float]] = []
+
+    def read(array: np.ndarray) -> None:
+        try:
+            start.wait()
+        except threading.BrokenBarrierError:  # not all of them could be started
+            return
+        began = time.perf_counter()
+        array.max()  # which reads all, and computes next to nothing
+        spans.append((began, time.perf_counter()))
+
+    workers: list[threading.Thread] = []
+    try:
+        for array in arrays:
+            worker = threading.Thread(target=read, args=(array,))
+            worker.start()
+            workers.append(worker)
+    except BaseException:
+        start.abort()
+        raise
+    finally:
+        for worker in workers:
+            worker.join()
+    return max(end for _, end in spans) - min(began for began, _ in spans)

@@ -24,6 +24,8 @@ _FIXED_BYTES: Final = 3 << 20
 """Of the graph, the batch and the rest that depends on no setting; measured."""
 DEVICE_FIXED_BYTES: Final = 512 << 20
 """What a driver takes of a GPU for itself before any buffer: CUDA's context is of this order. Not measured here."""
+UNIFIED_FIXED_BYTES: Final = 64 << 20
+"""The same of a GPU whose memory is the host's: queues and compiled kernels. Not measured here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,9 @@ class Gpu:
     free_bytes: int
     is_unified: bool = False
     """Whether its memory is the host's: Metal, and GPUs inside a processor."""
+    has_host_buffers: bool = True
+    """Whether llama.cpp's backend of it has buffers of its own on the host, as all but Metal's have. It prefers those
+    to repacking the weights that stay there, and maps the file in their place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class DeviceNeed:
 
     name: str
     free_bytes: int
+    fixed_bytes: int
+    """What the driver takes before any buffer."""
     n_layers: int
     """The output counts as one more than the model's layers, as in llama.cpp."""
     weights_bytes: int
@@ -50,7 +57,7 @@ class DeviceNeed:
 
     @property
     def needed_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes + DEVICE_FIXED_BYTES
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.fixed_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +106,15 @@ def estimate_memory(
     """
     n_ctx = padded_n_ctx(model, settings)
     layers = _Layers.of(model, settings, gpus)
-    mapped, repacked = _host_weights(model, layers, features)
+    repacks = all(not gpu.has_host_buffers for gpu in gpus)
+    mapped, repacked = _host_weights(model, layers, features if repacks else frozenset())
     kv_layer = kv_layer_bytes(model, n_ctx, settings.kv_type)
     compute = _Compute(model, settings, n_ctx)
     devices = tuple(
         DeviceNeed(
             gpu.name,
             gpu.free_bytes,
+            UNIFIED_FIXED_BYTES if gpu.is_unified else DEVICE_FIXED_BYTES,
             layers.count(i),
             sum(t.size_bytes for t in model.tensors if layers.device_of(t) == i) + layers.tied_bytes(model, i),
             kv_layer * layers.n_with_cache(i),

@@ -79,7 +79,8 @@ def plan(model: ModelShape, settings: EngineSettings, machine: Machine, name: st
         first = first or (estimate, missing)
     assert first is not None
     estimate, missing = first
-    layers = f" and {estimate.n_gpu_layers} layers on the GPU" if estimate.n_gpu_layers else ""
+    n_layers = estimate.n_gpu_layers
+    layers = f" and {n_layers} layer{'s' if n_layers > 1 else ''} on the GPU" if n_layers else ""
     raise NotEnoughMemoryError(
         f"{name} with a context of {estimate.n_ctx} tokens{layers} needs {missing}{limit_told(machine)}",
         _remedy(model, replace(settings, n_ctx=contexts[0]), machine),
@@ -87,7 +88,7 @@ def plan(model: ModelShape, settings: EngineSettings, machine: Machine, name: st
 
 
 def fitted(model: ModelShape, settings: EngineSettings, machine: Machine) -> tuple[MemoryEstimate, Shortfall | None]:
-    """What the model takes with the layers on GPUs that were asked for, else with as many as fit there; what is missing.
+    """What the model takes, and what is missing: with the layers on GPUs that were asked for, else with as many as fit.
 
     Where it fits neither so nor on the CPU alone, the estimate is the one that misses less.
     """
@@ -120,10 +121,7 @@ def shortfall(estimate: MemoryEstimate, machine: Machine) -> Shortfall | None:
 
 def nearest_that_fits(model: ModelShape, settings: EngineSettings, machine: Machine) -> EngineSettings | None:
     """The settings next to these that fit: a smaller cache, a shorter context, fewer layers on the GPU, or all."""
-    return next(
-        (changed for changed in _nearby(settings) if fitted(model, changed, machine)[1] is None),
-        None,
-    )
+    return next((changed for changed in _nearby(settings) if fitted(model, changed, machine)[1] is None), None)
 
 
 def readable(size_bytes: int) -> str:
