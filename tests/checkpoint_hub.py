@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Callable, Mapping
@@ -86,10 +87,10 @@ def shards_of(files: Mapping[str, bytes]) -> dict[str, bytes]:
 def shard_bytes(store: Path, files: Mapping[str, bytes]) -> int:
     """What lies on the disk of the shards, whole or in part, whatever it is called."""
     names = {*shards_of(files), *(sha256(data) for data in shards_of(files).values())}
-    total = 0
+    found: dict[int, int] = {}  # by inode: a file may get its name while this looks
     for path in store.rglob("*"):
-        try:
-            total += path.stat().st_size if path.name in names else 0
-        except FileNotFoundError:  # gone in between
-            continue
-    return total
+        if path.name in names:
+            with contextlib.suppress(FileNotFoundError):  # gone in between
+                status = path.stat()
+                found[status.st_ino] = status.st_size
+    return sum(found.values())

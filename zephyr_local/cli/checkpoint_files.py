@@ -48,7 +48,9 @@ def checkpoint_files(snapshot: HubSnapshot) -> CheckpointFiles:
             f"{snapshot.repository} has weights and no config.json", "Take the repository that transformers loads"
         )
     side = tuple(
-        file for file in snapshot.files if file.path in SIDE_FILES or PurePosixPath(file.path).match(MORE_TEMPLATES)
+        file
+        for file in snapshot.files
+        if file.path in SIDE_FILES or PurePosixPath("/", file.path).match(f"/{MORE_TEMPLATES}")
     )
     for file in side:
         if file.size_bytes > MAX_JSON_BYTES:

@@ -74,7 +74,7 @@ class HubShards:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End a download that is going on; what has come of it is kept."""
+        """End a download that is going on, at its next piece or its connection's end; what has come of it is kept."""
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
