@@ -22,7 +22,7 @@ _READ_IN_TWO_WAYS: Final = re.compile(r"[\s\\]")
 
 def is_offline() -> bool:
     """Whether the environment forbids connections beyond loopback."""
-    return _variable() is not None
+    return bool(variables_that_forbid())
 
 
 def go_offline() -> None:
@@ -32,9 +32,9 @@ def go_offline() -> None:
 
 def require_online(what: str) -> None:
     """Raise OfflineError where ``what`` ("pull zephyr-7b-beta") would need the network and may not have it."""
-    if (name := _variable()) is not None:
+    if names := variables_that_forbid():
         raise OfflineError(
-            f"{what} needs the network, and this is offline (--offline, or {name} is set)",
+            f"{what} needs the network, and this is offline (--offline, or {names[0]} is set)",
             "Leave --offline out, or unset the variable",
         )
 
@@ -53,10 +53,10 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def _variable() -> str | None:
-    """The variable that says offline. Ours says so with any value but a no: who sets it to ``y`` does not mean online;
-    the other is read as its libraries read it.
+def variables_that_forbid() -> list[str]:
+    """The variables that say offline, ours first. Ours says so with any value but a no: who sets it to ``y`` does not
+    mean online; the other is read as its libraries read it.
     """
-    if os.environ.get(VARIABLE, "").strip().lower() not in _FALSE:
-        return VARIABLE
-    return HUB_VARIABLE if os.environ.get(HUB_VARIABLE, "").strip().lower() in _TRUE else None
+    ours = os.environ.get(VARIABLE, "").strip().lower() not in _FALSE
+    theirs = os.environ.get(HUB_VARIABLE, "").strip().lower() in _TRUE
+    return [name for name, is_set in ((VARIABLE, ours), (HUB_VARIABLE, theirs)) if is_set]

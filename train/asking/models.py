@@ -10,7 +10,8 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from zephyr_local.chat_types import Message
-from zephyr_local.errors import InvalidInputError
+from zephyr_local.errors import InvalidInputError, ModelNotFoundError
+from zephyr_local.model_store.library import resolve
 from zephyr_local.offline import is_loopback, require_online
 from zephyr_local.train.asking.request import Price, Request
 from zephyr_local.train.asking.toml_file import read_toml
@@ -25,8 +26,8 @@ BUNDLED: Final = "bundled"
 _NAMELESS: Final = ("model_outputs", "annotations")
 _WORDS: Final = {str: "text, in quotes", int: "whole number", float: "number", bool: "true or false", dict: "table"}
 _FORMS: Final = (
-    "a GGUF's path, 'bundled', http(s)://HOST/v1#MODEL, a .jsonl, .json or .parquet file of answers, or a name in the "
-    "--models file"
+    "a GGUF's path or a model's name, 'bundled', http(s)://HOST/v1#MODEL, a .jsonl, .json or .parquet file of answers, "
+    "or a name in the --models file"
 )
 
 
@@ -73,7 +74,8 @@ class ModelSpec:
     """A system turn for prompts that have none."""
     n_ctx: int | None = None
     """Of a local model: tokens of context that its answers under way share; None: 4,096 for each of them."""
-    n_gpu_layers: int = -1
+    n_gpu_layers: int | None = None
+    """Of a local model; None: as many as fit."""
     template: str | None = None
 
     def __post_init__(self) -> None:
@@ -197,7 +199,8 @@ class ModelsFile:
         return cls(path, {name: _spec(name, table, path) for name, table in read_toml(path, "file").items()})
 
     def find(self, text: str) -> ModelSpec:
-        """The model that a command names: an entry of the file, a path, an address, or ``bundled``."""
+        """The model that a command names: an entry of the file, a path, an address, ``bundled``, or a name of
+        ``zephyr_local.model_store``'s."""
         if text in self.specs:
             return self.specs[text]
         if text == BUNDLED:
@@ -218,7 +221,13 @@ class ModelsFile:
             raise InvalidInputError(
                 f"{text} is a folder", "Make a GGUF of the checkpoint first: zephyr-local quantize FOLDER --q8_0"
             )
-        raise InvalidInputError(f"there is no model {text!r}{known}", f"Give {_FORMS}")
+        try:
+            found = resolve(text)
+        except (ModelNotFoundError, InvalidInputError) as error:
+            raise InvalidInputError(
+                f"there is no model {text!r}{known}: {error.problem}", f"Give {_FORMS}. {error.remedy}"
+            ) from None
+        return ModelSpec(name=found.model.name if found.model else found.path.stem, gguf=str(found.path))
 
 
 def _spec(name: str, table: object, path: Path) -> ModelSpec:

@@ -297,7 +297,7 @@ def network_check() -> Check:
     if not offline.is_offline():
         text = "may be asked, by pull, evaluate, data feedback and train"
         return Check("ok", text, {"is_offline": False, "variables": []})
-    names = [name for name in (offline.VARIABLE, offline.HUB_VARIABLE) if os.environ.get(name)]
+    names = offline.variables_that_forbid()
     return Check("ok", f"offline: {' and '.join(names)} is set", {"is_offline": True, "variables": names})
 
 

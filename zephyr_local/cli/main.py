@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import signal
 import sys
 from typing import Any
@@ -98,6 +99,11 @@ def run(argv: list[str]) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     # Needed where parsing itself fails; it stands before the verb.
     debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), argv)
+    if os.environ.get("ZEPHYR_LOCAL_OFFLINE"):  # Hugging Face's libraries have a variable of their own
+        from zephyr_local.offline import go_offline, is_offline
+
+        if is_offline():
+            go_offline()
     try:
         result: Any = app.main(args=argv, prog_name="zephyr-local", standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -45,6 +45,7 @@ def test_a_question_goes_out_as_openai_wants_it(stream: bool, monkeypatch: pytes
 
 
 def test_openais_key_is_for_openai_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     openai = ModelSpec(name="m", url="https://api.openai.com/v1", model="m")
     assert openai.api_key == "secret"
@@ -180,7 +181,8 @@ def test_a_stream_is_cut_at_line_ends_alone(separator: str):
         assert endpoint(stand_in, stream=True).ask(ASKED).text == text
 
 
-def test_a_name_that_nobody_knows_costs_nothing():
+def test_a_name_that_nobody_knows_costs_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     with StandIn(lambda _messages: "yes") as stand_in, pytest.raises(TransientError, match="no connection") as caught:
         endpoint(stand_in, url="http://nobody.invalid/v1").ask(ASKED)
     assert not caught.value.may_be_billed

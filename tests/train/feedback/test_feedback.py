@@ -284,7 +284,8 @@ def test_inputs_without_prompts_are_an_error(tmp_path: Path):
         (["--candidate", "http://h/v1#m", "--samples", "2", "--judge", "bundled", "--budget", "1"], "price of m"),
     ],
 )
-def test_what_cannot_be_done_is_told(tmp_path: Path, arguments: list[str], words: str):
+def test_what_cannot_be_done_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str):
+    monkeypatch.delenv("HF_HUB_OFFLINE")  # or an endpoint beyond this machine is refused for that
     done = feedback(tmp_path, write_prompts(tmp_path), *arguments)
     assert done.returncode == 2
     assert words in done.stderr
