@@ -10,7 +10,7 @@ from tests.shaped_model import MISTRAL_7B, write_shaped_model
 from zephyr_local.errors import NotEnoughMemoryError
 from zephyr_local.gguf_split import read_model
 from zephyr_local.memory.estimate import Gpu, estimate_memory
-from zephyr_local.memory.plan import Machine, nearest_that_fits, plan, readable, shortfall
+from zephyr_local.memory.plan import Machine, fitted, nearest_that_fits, plan, readable, shortfall
 from zephyr_local.memory.shape import ModelShape, shape_of
 from zephyr_local.quantize.types import FileType
 from zephyr_local.settings import EngineSettings
@@ -107,3 +107,46 @@ def test_memory_that_a_gpu_shares_with_the_host_is_counted_once(mistral: ModelSh
     planned = plan(mistral, EngineSettings(), shared, "z")
     assert planned.settings.n_gpu_layers == 33
     assert shortfall(planned.estimate, replace(shared, available_bytes=5 * GB)) is not None
+
+
+def test_a_gpu_that_shares_the_memory_and_has_no_layer_takes_none_of_it(mistral: ModelShape) -> None:
+    on_cpu = estimate_memory(mistral, EngineSettings(n_gpu_layers=0), AVX2)
+    shared = replace(host(on_cpu.needed_bytes), gpus=(Gpu("MTL0", 6 * GB, is_unified=True),))
+    planned = plan(mistral, EngineSettings(n_ctx=4096), shared, "z")
+    assert planned.settings.n_gpu_layers == 0
+
+
+@pytest.mark.parametrize("free", [(0.1,), (1,), (3.7,), (24,), (2, 2), (1, 5), (0.6, 0.6, 9)])
+def test_the_most_layers_that_fit_are_found_among_all(mistral: ModelShape, free: tuple[float, ...]) -> None:
+    machine = replace(host(64 * GB), gpus=tuple(Gpu(f"CUDA{i}", int(size * GB)) for i, size in enumerate(free)))
+    estimate, missing = fitted(mistral, EngineSettings(), machine)
+    assert missing is None
+    fitting = [
+        n_layers
+        for n_layers in range(mistral.n_layer + 2)
+        if shortfall(estimate_memory(mistral, EngineSettings(n_gpu_layers=n_layers), AVX2, machine.gpus), machine)
+        is None
+    ]
+    assert estimate.n_gpu_layers == max(fitting)
+
+
+def test_what_is_missing_beside_a_full_gpu_is_told_and_not_what_the_cpu_alone_would_miss(mistral: ModelShape) -> None:
+    machine = replace(host(2 * GB), gpus=(Gpu("CUDA0", 2 * GB),))
+    with pytest.raises(NotEnoughMemoryError, match=r"\d+ layers on the GPU needs .* of memory, and 2.00 GB") as caught:
+        plan(mistral, EngineSettings(n_ctx=4096), machine, "z")
+    alone = shortfall(estimate_memory(mistral, EngineSettings(n_gpu_layers=0), AVX2, machine.gpus), machine)
+    assert alone is not None
+    assert readable(alone.missing_bytes) not in caught.value.problem
+
+
+def test_a_cache_of_full_floats_gives_way_to_half_ones_first(mistral: ModelShape) -> None:
+    asked = EngineSettings(n_ctx=16384, kv_type="f32")
+    needed = estimate_memory(mistral, replace(asked, kv_type="f16"), AVX2).needed_bytes
+    with pytest.raises(NotEnoughMemoryError, match="It fits with --kv-type f16;"):
+        plan(mistral, asked, host(needed), "z")
+
+
+def test_sizes_are_readable_however_small() -> None:
+    assert [readable(size) for size in (0, 999, 163_232, 10**6, 4_368_439_584, 2**45)] == [
+        *("0 kB", "1 kB", "163 kB", "1 MB", "4.37 GB", "35,184.37 GB")
+    ]

@@ -18,7 +18,7 @@ def byte_bar(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
         def advance(n_bytes: int) -> None:
             nonlocal done, told
             done += n_bytes
-            tenths = 10 * done // total_bytes if total_bytes else 10
+            tenths = min(10, 10 * done // max(1, total_bytes))  # it may have grown since
             if tenths > told:
                 told = tenths
                 click.echo(f"{what} {10 * tenths:3}%", err=True)

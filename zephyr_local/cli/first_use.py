@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from pathlib import Path
 
 import click
 
+from zephyr_local.cli.models_told import on_a_line
 from zephyr_local.cli.notice import show_notice
-from zephyr_local.errors import ModelNotFoundError, ZephyrError
+from zephyr_local.errors import ModelNotFoundError, OutputError, ZephyrError
 from zephyr_local.model_store.catalogue import CatalogueEntry
 from zephyr_local.model_store.library import resolve
 from zephyr_local.repl.screen import visible
@@ -28,34 +30,56 @@ def find_model(name: Path, *, template: str | None) -> Path:
     except ModelNotFoundError as error:
         raise ModelNotFoundError(error.problem, f"{error.remedy}; a question of one word goes after --prompt") from None
     for notice in resolved.notices:
-        show_notice(notice)
+        show_notice(on_a_line(notice))
     if resolved.entry is not None and template is None:
         _show_other_template(resolved.path, resolved.entry)
     return resolved.path
 
 
 def _show_other_template(path: Path, entry: CatalogueEntry) -> None:
+    source = _other_template(path, entry)
+    if source is None:
+        return
+    digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+    if _was_shown(digest):
+        return
+    shown = visible(source[:_MAX_SHOWN_CHARS]) + ("…" if len(source) > _MAX_SHOWN_CHARS else "")
+    show_notice(
+        f"{on_a_line(path.name)} brings a chat template that is not {entry.name}'s ({entry.template}); it is run in a "
+        f"guarded process. To use {entry.name}'s: --template {entry.template}. This is it, shown once:"
+    )
+    click.echo(shown, err=True)
+    _remember(digest)
+
+
+def _other_template(path: Path, entry: CatalogueEntry) -> str | None:
+    """The template that a file brings, where it is another than the catalogue's."""
     from zephyr_local.chat_template import ChatTemplate
     from zephyr_local.gguf_split import read_model
-    from zephyr_local.model_store.registry import Registry
 
     try:
         gguf = read_model(path)
         source = gguf.text("tokenizer.chat_template")
-        if not source or not entry.template:
-            return
-        if ChatTemplate.from_gguf_metadata(gguf.metadata, path.name)[0].name == entry.template:
-            return
+        if not source.strip() or not entry.template:
+            return None
+        is_known = ChatTemplate.from_gguf_metadata(gguf.metadata, path.name)[0].name == entry.template
     except ZephyrError:  # which the load will tell
-        return
-    digest = hashlib.sha256(source.encode()).hexdigest()
-    with Registry() as registry:
-        if registry.was_shown(digest):
-            return
-        shown = visible(source[:_MAX_SHOWN_CHARS]) + ("…" if len(source) > _MAX_SHOWN_CHARS else "")
-        show_notice(
-            f"{path.name} brings a chat template that is not {entry.name}'s ({entry.template}); it is run in a guarded "
-            f"process. To use {entry.name}'s: --template {entry.template}. This is it, shown once:"
-        )
-        click.echo(shown, err=True)
+        return None
+    return None if is_known else source
+
+
+def _was_shown(digest: str) -> bool:
+    from zephyr_local.model_store.registry import Registry
+
+    try:
+        with Registry() as registry:
+            return registry.was_shown(digest)
+    except OutputError:  # it is a memory
+        return False
+
+
+def _remember(digest: str) -> None:
+    from zephyr_local.model_store.registry import Registry
+
+    with contextlib.suppress(OutputError), Registry() as registry:
         registry.mark_shown(digest, time.time())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +12,16 @@ import click
 
 from zephyr_local.cli.models_edit import add, alias
 from zephyr_local.cli.models_fit import fit
-from zephyr_local.cli.models_remove import prune, remove
+from zephyr_local.cli.models_prune import prune
+from zephyr_local.cli.models_remove import remove
 from zephyr_local.cli.models_show import show
+from zephyr_local.cli.models_told import model_as_json, on_a_line, partial_as_json, partial_told, partials_here
 from zephyr_local.cli.models_verify import verify
 from zephyr_local.cli.notice import show_notice
-from zephyr_local.repl.screen import visible
 
 if TYPE_CHECKING:
     from zephyr_local.model_store.catalogue import Catalogue
-    from zephyr_local.model_store.places import FoundModel
+    from zephyr_local.model_store.places import Found, FoundModel
 
 
 @click.group("models", short_help="List, find, name, check and remove models; see which fit.")
@@ -28,13 +30,20 @@ def command() -> None:
 
     A NAME is a path, hf:OWNER/REPO[/FILE or :TYPE], an alias, a model of the catalogue (zephyr-7b-beta, or
     zephyr-7b-beta:q4_k_m), or what a model is called where it lies.
+
+    A model in a JSON object has name, type, path, owner, repository, revision, sha256, size_bytes and files; null is
+    what nobody tells.
     """
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def list_models(as_json: bool) -> None:
-    """List the models on this machine, and those of the catalogue that are not here."""
+    """List the models on this machine, and those of the catalogue that are not here.
+
+    The JSON object has models, aliases (what each stands for), catalogue (name, title, licence, here),
+    partial_downloads (repository, revision, file, sha256, size_bytes, there_bytes) and notices.
+    """
     from zephyr_local.model_store.catalogue import read_catalogue
     from zephyr_local.model_store.library import entry_of, models_here
 
@@ -42,16 +51,19 @@ def list_models(as_json: bool) -> None:
     found = models_here(catalogue)
     here = {entry.name for model in found.models if (entry := entry_of(model, catalogue)) is not None}
     if as_json:
-        click.echo(json.dumps(_listed(catalogue, found.models, here)))
+        click.echo(json.dumps(_listed(catalogue, found, here)))
         return
     _show_table(found.models)
     for name, target in sorted(catalogue.aliases.values()):
-        click.echo(f"{name} is an alias of {visible(target)}")
+        click.echo(f"{name} is an alias of {on_a_line(target)}")
     for entry in catalogue.entries.values():
         if entry.name not in here:
             click.echo(f"{entry.name} is not here: zephyr-local pull {entry.name}", err=True)
-    for partial in _partials():
-        click.echo(partial, err=True)
+    for partial in partials_here():
+        click.echo(
+            f"partial download: {partial_told(partial)}; the same pull goes on, zephyr-local models prune removes it",
+            err=True,
+        )
     if found.notices:
         many = len(found.notices)
         show_notice(f"{many} thing{'s' if many > 1 else ''} could not be used; zephyr-local models find tells what")
@@ -61,79 +73,52 @@ def list_models(as_json: bool) -> None:
 @click.argument("text", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def find(text: str | None, as_json: bool) -> None:
-    """Find the models whose name, repository or path has TEXT in it; tell where was looked and what was left out."""
-    from zephyr_local.model_store.catalogue import read_catalogue
-    from zephyr_local.model_store.library import places
-    from zephyr_local.model_store.places import find_models
+    """Find the models whose name, repository or path has TEXT in it; tell where was looked and what was left out.
 
-    looked = places(read_catalogue())
-    found = find_models(looked)
+    Exit code 1 where there are none. The JSON object has models, places (owner, folder, there) and notices.
+    """
+    from zephyr_local.model_store.catalogue import read_catalogue
+    from zephyr_local.model_store.library import models_here, places
+
+    catalogue = read_catalogue()
+    looked = [(place, os.path.isdir(place.folder)) for place in places(catalogue)]  # noqa: PTH112 — is_dir may raise
+    found = models_here(catalogue)
     models = [model for model in found.models if text is None or _mentions(model, text)]
     if as_json:
         click.echo(
             json.dumps(
                 {
                     "models": [model_as_json(model) for model in models],
-                    "places": [{"owner": place.owner, "folder": str(place.folder)} for place in looked],
+                    "places": [
+                        {"owner": place.owner, "folder": str(place.folder), "there": is_there}
+                        for place, is_there in looked
+                    ],
                     "notices": list(found.notices),
                 }
             )
         )
     else:
         for model in models:
-            click.echo(f"{model.owner:12}  {visible(str(model.path))}")
-        for place in looked:
-            state = "" if place.folder.is_dir() else ", which is not there"
-            click.echo(f"looked in {visible(str(place.folder))} ({place.owner}){state}", err=True)
+            click.echo(f"{model.owner:12}  {on_a_line(model.path)}")
+        for place, is_there in looked:
+            state = "" if is_there else ", which is not there"
+            click.echo(f"looked in {on_a_line(place.folder)} ({place.owner}){state}", err=True)
         for notice in found.notices:
-            show_notice(notice)
+            show_notice(on_a_line(notice))
     if not models:
         raise click.exceptions.Exit(1)  # as grep does
 
 
-def _partials() -> list[str]:
-    """Lines about downloads that did not come to their end."""
-    from zephyr_local.memory.plan import readable
-    from zephyr_local.model_store.library import store_folder
-    from zephyr_local.model_store.partials import list_partials
-    from zephyr_local.model_store.pull import PARTIAL_FOLDER
-
-    lines = []
-    for partial in list_partials(store_folder() / PARTIAL_FOLDER):
-        what = f"{partial.repository}/{partial.path}" if partial.repository else partial.digest
-        of = f" of {readable(partial.size_bytes)}" if partial.size_bytes else ""
-        lines.append(
-            f"partial download: {readable(partial.there_bytes)}{of} of {visible(what)}; the same pull goes on, "
-            "zephyr-local models prune removes it"
-        )
-    return lines
-
-
-def model_as_json(model: FoundModel) -> dict[str, object]:
-    """A model as every verb's JSON has it."""
-    from zephyr_local.model_store.library import base_and_type
-
+def _listed(catalogue: Catalogue, found: Found, here: set[str]) -> dict[str, object]:
     return {
-        "name": model.name,
-        "type": base_and_type(model)[1],
-        "path": str(model.path),
-        "owner": model.owner,
-        "repository": model.repository,
-        "revision": model.revision,
-        "sha256": model.sha256,
-        "size_bytes": model.size_bytes,
-        "files": [str(path) for path in model.files],
-    }
-
-
-def _listed(catalogue: Catalogue, models: Sequence[FoundModel], here: set[str]) -> dict[str, object]:
-    return {
-        "models": [model_as_json(model) for model in models],
+        "models": [model_as_json(model) for model in found.models],
         "aliases": dict(sorted(catalogue.aliases.values())),
         "catalogue": [
             {"name": entry.name, "title": entry.title, "licence": entry.licence, "here": entry.name in here}
             for entry in catalogue.entries.values()
         ],
+        "partial_downloads": [partial_as_json(partial) for partial in partials_here()],
+        "notices": list(found.notices),
     }
 
 
@@ -148,7 +133,7 @@ def _show_table(models: Sequence[FoundModel]) -> None:
     for model in models:
         file_type = base_and_type(model)[1] or ""
         where = model.repository or _short(model.path.parent)
-        rows.append((visible(model.name), file_type, readable(model.size_bytes), model.owner, visible(where)))
+        rows.append((on_a_line(model.name), file_type, readable(model.size_bytes), model.owner, on_a_line(where)))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     for name, file_type, size, owner, where in rows:
         cells = (name.ljust(widths[0]), file_type.ljust(widths[1]), size.rjust(widths[2]), owner.ljust(widths[3]))
@@ -165,7 +150,8 @@ def _short(folder: Path) -> str:
 def _mentions(model: FoundModel, text: str) -> bool:
     from zephyr_local.model_store.names import folded
 
-    return any(folded(text) in folded(where) for where in (model.name, model.repository or "", str(model.path)))
+    wanted = folded(text)
+    return any(wanted in folded(where) for where in (model.name, model.repository or "", str(model.path)))
 
 
 for verb in (show, alias, add, remove, verify, prune, fit):

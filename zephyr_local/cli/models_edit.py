@@ -2,59 +2,114 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Callable
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from zephyr_local.errors import InvalidInputError, OutputError
-from zephyr_local.repl.screen import visible
+from zephyr_local.cli.models_told import on_a_line
+from zephyr_local.cli.notice import show_notice
+from zephyr_local.cli.toml_file import TomlFile
+from zephyr_local.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from zephyr_local.model_store.catalogue import Catalogue
 
 
 @click.command("alias", short_help="Give a model another name.")
 @click.argument("name", required=False)
 @click.argument("target", required=False)
 @click.option("--remove", is_flag=True, help="Forget NAME.")
-def alias(name: str | None, target: str | None, remove: bool) -> None:
-    """Call TARGET, a path or the name of a model, NAME from now on; without both, list the aliases."""
-    from zephyr_local.model_store.catalogue import read_catalogue, require_name
-    from zephyr_local.model_store.names import folded, looks_like_path
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def alias(name: str | None, target: str | None, remove: bool, as_json: bool) -> None:
+    """Call TARGET, a path or the name of a model, NAME from now on; without both, list the aliases.
+
+    The JSON object has aliases, and what each stands for: as they are afterwards.
+    """
+    from zephyr_local.model_store.catalogue import read_catalogue
 
     catalogue = read_catalogue()
     if name is None:
-        for own, means in sorted(catalogue.aliases.values()):
-            click.echo(f"{own}  {visible(means)}")
-        return
-    known = catalogue.aliases.get(folded(name))
-    if remove:
+        if remove:
+            raise click.UsageError("Give the NAME that is to be forgotten.")
+        if not as_json:
+            for own, means in sorted(catalogue.aliases.values()):
+                click.echo(f"{own}  {on_a_line(means)}")
+    elif remove:
         if target is not None:
             raise click.UsageError("--remove takes a NAME alone.")
-        if known is None:
-            raise InvalidInputError(f"there is no alias {name}", "zephyr-local models alias lists them")
-        _edit(lambda document: document["aliases"].pop(known[0]))
-        return
-    if target is None:
-        raise click.UsageError("Give the model that NAME is to stand for.")
+        catalogue = _forget_alias(name, catalogue)
+    else:
+        if target is None:
+            raise click.UsageError("Give the model that NAME is to stand for.")
+        catalogue = _set_alias(name, target, catalogue)
+    if as_json:
+        click.echo(json.dumps({"aliases": dict(sorted(catalogue.aliases.values()))}))
+
+
+def _forget_alias(name: str, catalogue: Catalogue) -> Catalogue:
+    from zephyr_local.model_store.names import folded
+
+    known = catalogue.aliases.get(folded(name))
+    if known is None:
+        raise InvalidInputError(f"there is no alias {name}", "zephyr-local models alias lists them")
+    file = TomlFile(catalogue.path)
+    file.remove(("aliases", known[0]))
+    catalogue = _save(file)
+    click.echo(f"{known[0]} is no alias any more.", err=True)
+    return catalogue
+
+
+def _set_alias(name: str, target: str, catalogue: Catalogue) -> Catalogue:
+    from zephyr_local.model_store.catalogue import expanded, read_catalogue, require_name
+    from zephyr_local.model_store.library import existing_file, without_aliases
+    from zephyr_local.model_store.names import folded, looks_like_path, shown_name, split_type
+
     require_name(name)
-    if catalogue.entry(name) is not None:
+    if folded(target) == folded(name):
+        raise InvalidInputError(f"{name} cannot stand for itself", "Give another name, or the model's path")
+    # A model's own name may be an alias for one of its types, which is what it means from then on.
+    if catalogue.entry(name) is not None and folded(split_type(target)[0]) != folded(name):
         raise InvalidInputError(f"{name} is a model of the catalogue", "Choose another name")
-    if looks_like_path(target) or Path(target).exists():
-        target = str(Path(target).expanduser().absolute())
-        if not Path(target).exists():
-            raise InvalidInputError(f"there is no file {target}", "Check the path")
-    means = target
+    if existing_file(target) is not None or looks_like_path(target):
+        path = expanded(target).absolute()
+        if existing_file(str(path)) is None:
+            raise InvalidInputError(f"there is no file {shown_name(str(path))}", "Check the path")
+        target = str(path)
+    file = TomlFile(catalogue.path)
+    known = catalogue.aliases.get(folded(name))
+    if known is not None and known[0] != name:
+        file.remove(("aliases", known[0]))
+    file.set(("aliases", name), target)
 
-    def change(document: Any) -> None:  # noqa: ANN401
-        table = _table(document, "aliases")
-        if known is not None:
-            table.pop(known[0])
-        table[name] = means
+    def check(path: Path) -> Catalogue:
+        changed = read_catalogue(path)
+        without_aliases(name, changed)  # which raises where they lead in a circle
+        return changed
 
-    _edit(change)
-    click.echo(f"{name} is {visible(means)}.", err=True)
+    catalogue = file.save(check)
+    click.echo(f"{name} is {on_a_line(target)}.", err=True)
+    if not _is_known(target, catalogue):
+        show_notice(f"nothing here has the name {on_a_line(target)} yet")
+    return catalogue
+
+
+def _is_known(target: str, catalogue: Catalogue) -> bool:
+    """Whether a name means a file, a repository, or a model that is known or here."""
+    from zephyr_local.cli.models_named import models_named
+    from zephyr_local.errors import ModelNotFoundError
+    from zephyr_local.model_store.library import models_here, what_is_wanted, without_aliases
+    from zephyr_local.model_store.names import is_hub_name
+
+    final = without_aliases(target, catalogue)
+    if is_hub_name(final) or what_is_wanted(final, catalogue).entry is not None:
+        return True
+    try:
+        models_named(final, catalogue, models_here(catalogue).models)
+    except ModelNotFoundError:
+        return False
+    return True
 
 
 @click.command("add", short_help="Make a model known by name, or a folder of models.")
@@ -66,100 +121,104 @@ def alias(name: str | None, target: str | None, remove: bool) -> None:
 @click.option("--template", type=click.Choice(["zephyr"]), help="Its chat template, where that is a built-in one.")
 @click.option("--folder", metavar="PATH", help="Look for models in this folder, too; goes without NAME.")
 @click.option("--remove", is_flag=True, help="Forget NAME, or the folder.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def add(
     name: str | None,
     repository: str | None,
-    checkpoint: str | None,
-    licence: str | None,
-    title: str | None,
-    template: str | None,
     folder: str | None,
     remove: bool,
+    as_json: bool,
+    **texts: str | None,
 ) -> None:
-    """Let NAME stand for the GGUFs of REPOSITORY (OWNER/REPO), as the names of the catalogue do."""
+    """Let NAME stand for the GGUFs of REPOSITORY (OWNER/REPO), as the names of the catalogue do.
+
+    The JSON object has models (the names of those that were added) and folders: as they are afterwards.
+    """
     if (folder is None) == (name is None):
         raise click.UsageError("Give a NAME and its REPOSITORY, or --folder.")
+    given = {key: text for key, text in texts.items() if text is not None}
+    if (folder is not None or remove) and (repository is not None or given):
+        raise click.UsageError("--folder and --remove go without REPOSITORY and what is told of it.")
     if folder is not None:
-        _edit_folders(folder, remove=remove)
-        return
-    from zephyr_local.model_store.catalogue import read_catalogue, require_name, require_repository
+        catalogue = _edit_folders(folder, remove=remove)
+    elif remove:
+        catalogue = _forget_model(name or "")
+    elif repository is None:
+        raise click.UsageError("Give the REPOSITORY that holds its GGUFs.")
+    else:
+        catalogue = _add_model(name or "", repository, given)
+    if as_json:
+        own = sorted(entry.name for entry in catalogue.entries.values() if entry.is_own)
+        click.echo(json.dumps({"models": own, "folders": [str(path) for path in catalogue.folders]}))
+
+
+def _add_model(name: str, repository: str, texts: dict[str, str]) -> Catalogue:
+    from zephyr_local.model_store.catalogue import read_catalogue, require_name
+    from zephyr_local.model_store.hub import parse_repository
     from zephyr_local.model_store.names import HUB_PREFIX
 
-    assert name is not None
     require_name(name)
-    entry = read_catalogue().entry(name)
-    if remove:
-        if entry is None or not entry.is_own:
-            raise InvalidInputError(f"{name} is not among the models that you added", "zephyr-local models list")
-        _edit(lambda document: document["models"].pop(entry.name))
-        return
-    if repository is None:
-        raise click.UsageError("Give the REPOSITORY that holds its GGUFs.")
-    texts = {"title": title, "licence": licence, "checkpoint": checkpoint, "template": template}
-    values: dict[str, object] = {key: value for key, value in texts.items() if value is not None}
-    values["gguf"] = [require_repository(repository.removeprefix(HUB_PREFIX))]
-    if checkpoint is not None:
-        values["checkpoint"] = require_repository(checkpoint.removeprefix(HUB_PREFIX))
-    own_name = name
-
-    def change(document: Any) -> None:  # noqa: ANN401
-        table = _table(document, "models")
-        if entry is not None and entry.is_own:
-            table.pop(entry.name)
-        table[own_name] = values
-
-    _edit(change)
-    click.echo(f"{name} is known: zephyr-local pull {name}", err=True)
+    catalogue = read_catalogue()
+    if catalogue.alias(name) is not None:
+        raise InvalidInputError(f"{name} is an alias", f"Remove it first: zephyr-local models alias --remove {name}")
+    values: dict[str, object] = {"gguf": [parse_repository(repository.removeprefix(HUB_PREFIX))], **texts}
+    if "checkpoint" in texts:
+        values["checkpoint"] = parse_repository(texts["checkpoint"].removeprefix(HUB_PREFIX))
+    file = TomlFile(catalogue.path)
+    known = catalogue.entry(name)
+    own_name = known.name if known is not None and known.is_own else name
+    for key, value in values.items():
+        file.set(("models", own_name, key), value)
+    catalogue = _save(file)
+    click.echo(f"{own_name} is known: zephyr-local pull {own_name}", err=True)
+    return catalogue
 
 
-def _edit_folders(text: str, *, remove: bool) -> None:
+def _forget_model(name: str) -> Catalogue:
+    from zephyr_local.model_store.catalogue import read_catalogue
+
+    catalogue = read_catalogue()
+    entry = catalogue.entry(name)
+    if entry is None or not entry.is_own:
+        raise InvalidInputError(f"{name} is not among the models that you added", "zephyr-local models list")
+    file = TomlFile(catalogue.path)
+    file.remove(("models", entry.name))
+    catalogue = _save(file)
+    click.echo(f"{entry.name} is no longer known; its files stay.", err=True)
+    return catalogue
+
+
+def _edit_folders(text: str, *, remove: bool) -> Catalogue:
     from zephyr_local.model_store.catalogue import expanded, read_catalogue
 
+    catalogue = read_catalogue()
     folder = expanded(text).absolute()
-    known = {path.absolute() for path in read_catalogue().folders}
-    if remove and folder not in known:
-        raise InvalidInputError(f"{folder} is not among the folders", "zephyr-local models find tells where it looks")
-    if not remove and not folder.is_dir():
+    places = [i for i, known in enumerate(catalogue.folders) if known.absolute() == folder]
+    file = TomlFile(catalogue.path)
+    if remove:
+        if not places:
+            remedy = "zephyr-local models find tells where it looks"
+            raise InvalidInputError(f"{folder} is not among the folders", remedy)
+        for i in reversed(places):
+            file.take_out("folders", i)
+    elif not _is_folder(folder):
         raise InvalidInputError(f"{folder} is not a folder", "Check the path")
-    kept = [str(path) for path in sorted(known - {folder} if remove else known | {folder})]
-
-    def change(document: Any) -> None:  # noqa: ANN401
-        document["folders"] = kept
-
-    _edit(change)
-
-
-def _table(document: Any, name: str) -> Any:  # noqa: ANN401
-    import tomlkit
-
-    if name not in document:
-        document[name] = tomlkit.table()
-    return document[name]
+    elif not places:
+        file.append("folders", str(folder))
+    catalogue = _save(file)
+    looks = "no longer looked" if remove else "looked"
+    click.echo(f"Models are {looks} for in {on_a_line(folder)}.", err=True)
+    return catalogue
 
 
-def _edit(change: Callable[[Any], object]) -> None:
-    """Change the user's file: whole or as it was; what others would not understand is not written."""
-    import tomlkit
-
-    from zephyr_local.configuration import read_text
-    from zephyr_local.folder_sync import sync_folder
-    from zephyr_local.model_store.catalogue import catalogue_path, read_catalogue
-    from zephyr_local.user_folders import make_private_folder
-
-    path = Path(os.path.realpath(catalogue_path()))
-    document = tomlkit.parse(read_text(path) or "")
-    change(document)
-    make_private_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _is_folder(path: Path) -> bool:
     try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            file.write(tomlkit.dumps(document))
-            file.flush()
-            os.fsync(file.fileno())
-        read_catalogue(temporary)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}", "Check the disk and its permissions") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _save(file: TomlFile) -> Catalogue:
+    from zephyr_local.model_store.catalogue import read_catalogue
+
+    return file.save(read_catalogue)

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from zephyr_local.cli.models_told import on_a_line
 from zephyr_local.cli.notice import show_notice
 from zephyr_local.cli.options import engine_options
-from zephyr_local.errors import InvalidInputError, ModelNotFoundError
+from zephyr_local.errors import InvalidInputError, ModelFileError, ModelNotFoundError
 from zephyr_local.memory.plan import Machine, readable
-from zephyr_local.settings import EngineSettings
+from zephyr_local.settings import DEFAULT_N_CTX, EngineSettings
 
 if TYPE_CHECKING:
     from zephyr_local.cli.type_fits import TypeFit
     from zephyr_local.memory.shape import ModelShape
-    from zephyr_local.model_store.places import FoundModel
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What is told of a model."""
+
+    name: str
+    fits: tuple[TypeFit, ...]
+    """By size."""
+    here: Mapping[str, Path]
+    """Type → where it is on this machine."""
+    machine: Machine
+    bandwidth_bytes_s: float | None
 
 
 @click.command("fit", short_help="Which types of a model fit this machine, and how fast they will be.")
@@ -30,6 +45,10 @@ def fit(name: str, settings: EngineSettings, as_json: bool) -> None:
 
     NAME is a model of the catalogue or one that is here. Sizes are computed from its shape; the rate from how fast this
     machine reads memory just now. Nothing is asked of the network.
+
+    The JSON object has name, available_bytes, limited_by, gpus (name, free_bytes), read_bandwidth_bytes_s, best (the
+    type that pull takes, at the usual context) and types: type, size_bytes, path, expected_tokens_s and contexts
+    (n_ctx, fits, missing_bytes, needed_bytes, resident_bytes, n_gpu_layers, gpu_bytes).
     """
     from zephyr_local.cli.type_fits import fit_of
     from zephyr_local.engine.machine import probed_machine
@@ -38,129 +57,186 @@ def fit(name: str, settings: EngineSettings, as_json: bool) -> None:
 
     shapes, here = _types(name)
     machine = probed_machine()
-    threads = settings.n_threads or recommended_threads()
-    bandwidth = None if machine.gpus else read_bandwidth_bytes_s(threads)
+    bandwidth = None if machine.gpus else read_bandwidth_bytes_s(settings.n_threads or recommended_threads())
     fits = [fit_of(type_name, shape, machine, settings, bandwidth) for type_name, shape in shapes.items()]
+    fits.sort(key=lambda fit_: (fit_.model.size_bytes, fit_.type_name))
+    table = _Table(name, tuple(fits), here, machine, bandwidth)
     if as_json:
-        click.echo(json.dumps(_as_json(name, fits, here, machine, bandwidth)))
-        return
-    _show(name, fits, here, machine, bandwidth)
+        click.echo(json.dumps(_as_json(table)))
+    else:
+        _show(table)
 
 
 def _types(name: str) -> tuple[dict[str, ModelShape], dict[str, Path]]:
     """The model in every type, and where types of it are on this machine."""
-    from zephyr_local.cli.type_fits import in_other_type, shape_in_type
-    from zephyr_local.gguf_check import check_runnable
-    from zephyr_local.gguf_split import read_model
-    from zephyr_local.memory.shape import shape_of
+    from zephyr_local.cli.type_fits import shape_in_type
     from zephyr_local.model_store.catalogue import read_catalogue
-    from zephyr_local.model_store.library import base_and_type, matching, models_here, resolve, what_is_wanted
+    from zephyr_local.model_store.library import (
+        base_and_type,
+        existing_file,
+        matching,
+        models_here,
+        what_is_wanted,
+        without_aliases,
+    )
+    from zephyr_local.model_store.names import looks_like_path
     from zephyr_local.quantize.types import FileType
 
     catalogue = read_catalogue()
-    target = catalogue.alias(name) or name
-    entry = catalogue.entry(what_is_wanted(target, catalogue).base)
-    if entry is not None and entry.shape is not None:
-        shapes = {kind.name: shape_in_type(entry.shape, kind) for kind in FileType}
-        found: Sequence[FoundModel] = list(
-            matching(what_is_wanted(entry.name, catalogue), models_here(catalogue).models)
-        )
-        return shapes, {base_and_type(model)[1] or model.name: model.path for model in reversed(found)}
-    try:
-        resolved = resolve(name)
-    except ModelNotFoundError as error:
-        raise InvalidInputError(error.problem, f"{error.remedy}; or add its shape with models add") from None
+    is_file = existing_file(name) is not None
+    target = name if is_file else without_aliases(name, catalogue)
+    entry = None if is_file or looks_like_path(target) else what_is_wanted(target, catalogue).entry
+    if entry is None or entry.shape is None:
+        return _types_of_file(name)
+    shapes = {kind.name: shape_in_type(entry.shape, kind) for kind in FileType}
+    here: dict[str, Path] = {}
+    for model in matching(what_is_wanted(entry.name, catalogue), models_here(catalogue).models):
+        type_name = base_and_type(model)[1] or on_a_line(model.name)
+        if type_name not in shapes and (shape := _shape_at(model.path)) is not None:
+            shapes[type_name] = shape  # one that llama-quantize has no name for, or that is not told
+        if type_name in shapes:
+            here.setdefault(type_name, model.path)
+    return shapes, here
+
+
+def _types_of_file(name: str) -> tuple[dict[str, ModelShape], dict[str, Path]]:
+    """The same of a model that is known by its file alone."""
+    from zephyr_local.cli.type_fits import in_other_type
+    from zephyr_local.gguf_check import check_runnable
+    from zephyr_local.gguf_split import read_model
+    from zephyr_local.memory.shape import shape_of
+    from zephyr_local.model_store.library import base_and_type, resolve
+    from zephyr_local.model_store.names import type_in_name
+    from zephyr_local.quantize.types import FileType
+
+    resolved = resolve(name)
+    for notice in resolved.notices:
+        show_notice(on_a_line(notice))
     gguf = read_model(resolved.path)
     check_runnable(gguf)
     own = shape_of(gguf)
-    own_type = (base_and_type(resolved.model)[1] if resolved.model else None) or resolved.path.name
+    told = base_and_type(resolved.model)[1] if resolved.model else type_in_name(resolved.path.stem)[1]
+    own_type = told or on_a_line(resolved.path.name)
     shapes = {}
     for kind in FileType:
-        try:
+        with contextlib.suppress(InvalidInputError):  # its rows are no whole number of the type's blocks
             shapes[kind.name] = in_other_type(own, kind)
-        except InvalidInputError:  # its rows are no whole number of the type's blocks
-            continue
     return {**shapes, own_type: own}, {own_type: resolved.path}
 
 
-def _show(
-    name: str, fits: Sequence[TypeFit], here: Mapping[str, Path], machine: Machine, bandwidth: float | None
-) -> None:
-    from zephyr_local.cli.type_fits import best
-    from zephyr_local.settings import DEFAULT_N_CTX
+def _shape_at(path: Path) -> ModelShape | None:
+    """The shape of a file that can be loaded."""
+    from zephyr_local.gguf_check import check_runnable
+    from zephyr_local.gguf_split import read_model
+    from zephyr_local.memory.shape import shape_of
 
-    contexts = list(fits[0].estimates)
-    has_gpu = bool(machine.gpus)
-    rows = [
-        ["TYPE", "SIZE", *(f"AT {n_ctx}" for n_ctx in contexts), *(["GPU LAYERS"] if has_gpu else []), "TOKENS/S", ""]
-    ]
-    for fit_ in sorted(fits, key=lambda fit_: fit_.model.size_bytes):
+    try:
+        gguf = read_model(path)
+        check_runnable(gguf)
+    except (ModelFileError, ModelNotFoundError):
+        return None
+    return shape_of(gguf)
+
+
+def _show(table: _Table) -> None:
+    contexts = _contexts(table.fits)
+    has_gpu = bool(table.machine.gpus)
+    header = ["TYPE", "SIZE", *(f"AT {n_ctx}" for n_ctx in contexts)]
+    rows = [[*header, *(["GPU LAYERS"] if has_gpu else []), "TOKENS/S", ""]]
+    for fit_ in table.fits:
         cells = [fit_.type_name, readable(fit_.model.size_bytes)]
         for n_ctx in contexts:
-            needed = readable(_needed(fit_, n_ctx))
-            cells.append(needed if fit_.plans[n_ctx] is not None else f"({needed})")
+            needed = readable(_needed(fit_, n_ctx)) if n_ctx in fit_.estimates else ""
+            cells.append(f"({needed})" if n_ctx in fit_.shortfalls else needed)
         if has_gpu:
             layers = next(iter(fit_.estimates.values())).n_gpu_layers
             cells.append(f"{layers} of {fit_.model.n_layer + 1}")
         cells.append("" if fit_.tokens_s is None or not fit_.fits_anywhere else f"{fit_.tokens_s:.3g}")
-        cells.append("here" if fit_.type_name in here else "")
+        cells.append("here" if fit_.type_name in table.here else "")
         rows.append(cells)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         first, *others = row
         line = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
         click.echo("  ".join(line).rstrip())
+    _show_what_it_is_compared_with(table)
+
+
+def _show_what_it_is_compared_with(table: _Table) -> None:
+    from zephyr_local.cli.type_fits import UNQUANTIZED, best
+
+    machine, usual = table.machine, _usual(table.fits)
     gpus = "".join(f", {gpu.name} has {readable(gpu.free_bytes)} free" for gpu in machine.gpus)
     limit = f" ({machine.limited_by})" if machine.limited_by else ""
     click.echo(
         f"\nMemory: {readable(machine.available_bytes)} available{limit}{gpus}; in brackets: does not fit.", err=True
     )
-    if bandwidth is not None:
-        click.echo(f"Rates are expected, from {bandwidth / 1e9:.0f} GB/s of memory just now.", err=True)
-    usual = DEFAULT_N_CTX if DEFAULT_N_CTX in contexts else contexts[0]
-    found = best(fits, usual)
+    if table.bandwidth_bytes_s is not None:
+        click.echo(f"Rates are expected, from {table.bandwidth_bytes_s / 1e9:.0f} GB/s of memory just now.", err=True)
+    found = best(table.fits, usual)
     if found is None:
-        smallest = min(fits, key=lambda fit_: fit_.model.size_bytes)
+        smallest = next(fit_ for fit_ in table.fits if usual in fit_.shortfalls)
         show_notice(
-            f"no type of {name} fits with a context of {usual} tokens; the smallest, {smallest.type_name}, needs "
-            f"{readable(_needed(smallest, usual))}"
+            f"no type of {on_a_line(table.name)} fits with a context of {usual} tokens; the smallest, "
+            f"{smallest.type_name}, needs {smallest.shortfalls[usual]}"
         )
     else:
-        show_notice(f"the largest quantized type that fits with {usual} tokens is {found.type_name}")
+        quantized = "" if found.type_name in UNQUANTIZED else "quantized "
+        show_notice(f"the largest {quantized}type that fits with {usual} tokens is {found.type_name}")
+
+
+def _contexts(fits: Sequence[TypeFit]) -> list[int]:
+    """Those of all types: a file may have been trained for fewer tokens than what has its name."""
+    return sorted({n_ctx for fit_ in fits for n_ctx in fit_.estimates})
+
+
+def _usual(fits: Sequence[TypeFit]) -> int:
+    """The context that a chat has where none is asked for, of those that are shown."""
+    contexts = _contexts(fits)
+    return DEFAULT_N_CTX if DEFAULT_N_CTX in contexts else contexts[-1]
 
 
 def _needed(fit_: TypeFit, n_ctx: int) -> int:
-    estimate = fit_.estimates[n_ctx]
-    return estimate.needed_bytes + sum(device.needed_bytes for device in estimate.devices if device.n_layers)
+    return fit_.estimates[n_ctx].needed_bytes + _on_gpus(fit_, n_ctx)
 
 
-def _as_json(
-    name: str, fits: Sequence[TypeFit], here: Mapping[str, Path], machine: Machine, bandwidth: float | None
-) -> dict[str, object]:
+def _on_gpus(fit_: TypeFit, n_ctx: int) -> int:
+    return sum(device.needed_bytes for device in fit_.estimates[n_ctx].devices if device.n_layers)
+
+
+def _as_json(table: _Table) -> dict[str, object]:
+    from zephyr_local.cli.type_fits import best
+
+    machine = table.machine
+    found = best(table.fits, _usual(table.fits))
     return {
-        "name": name,
+        "name": table.name,
         "available_bytes": machine.available_bytes,
         "limited_by": machine.limited_by or None,
         "gpus": [{"name": gpu.name, "free_bytes": gpu.free_bytes} for gpu in machine.gpus],
-        "read_bandwidth_bytes_s": bandwidth,
+        "read_bandwidth_bytes_s": table.bandwidth_bytes_s,
+        "best": found.type_name if found is not None else None,
         "types": [
             {
                 "type": fit_.type_name,
                 "size_bytes": fit_.model.size_bytes,
-                "path": str(here[fit_.type_name]) if fit_.type_name in here else None,
+                "path": str(table.here[fit_.type_name]) if fit_.type_name in table.here else None,
                 "expected_tokens_s": fit_.tokens_s,
-                "contexts": [
-                    {
-                        "n_ctx": n_ctx,
-                        "fits": fit_.plans[n_ctx] is not None,
-                        "needed_bytes": estimate.needed_bytes,
-                        "resident_bytes": estimate.resident_bytes,
-                        "n_gpu_layers": estimate.n_gpu_layers,
-                        "gpu_bytes": sum(device.needed_bytes for device in estimate.devices if device.n_layers),
-                    }
-                    for n_ctx, estimate in fit_.estimates.items()
-                ],
+                "contexts": [_context_as_json(fit_, n_ctx) for n_ctx in fit_.estimates],
             }
-            for fit_ in fits
+            for fit_ in table.fits
         ],
+    }
+
+
+def _context_as_json(fit_: TypeFit, n_ctx: int) -> dict[str, object]:
+    estimate, missing = fit_.estimates[n_ctx], fit_.shortfalls.get(n_ctx)
+    return {
+        "n_ctx": n_ctx,
+        "fits": missing is None,
+        "missing_bytes": 0 if missing is None else missing.missing_bytes,
+        "needed_bytes": estimate.needed_bytes,
+        "resident_bytes": estimate.resident_bytes,
+        "n_gpu_layers": estimate.n_gpu_layers,
+        "gpu_bytes": _on_gpus(fit_, n_ctx),
     }

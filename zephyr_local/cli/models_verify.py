@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -15,12 +16,12 @@ from typing import TYPE_CHECKING, Final, Literal
 import click
 
 from zephyr_local.cli.byte_bar import byte_bar
-from zephyr_local.errors import ModelNotFoundError
-from zephyr_local.repl.screen import visible
+from zephyr_local.cli.models_told import on_a_line
+from zephyr_local.cli.notice import show_notice
+from zephyr_local.errors import OutputError
 
 if TYPE_CHECKING:
-    from zephyr_local.model_store.places import FoundModel
-    from zephyr_local.model_store.registry import Registry
+    from zephyr_local.model_store.registry import FileRecord
 
 _READ_BYTES: Final = 1 << 20
 
@@ -30,30 +31,39 @@ class Verdict:
     """What came of one file."""
 
     path: Path
-    result: Literal["right", "differs", "recorded", "unreadable"]
-    """``recorded``: nobody had told a digest, so this one is what the next verification compares with."""
+    result: Literal["right", "differs", "changed", "recorded", "unreadable"]
+    """``recorded``: nobody had told a digest, so this one is what the next verification compares with. ``changed``: it
+    is not what it was then, and was written since."""
     sha256: str | None
     expected: str | None
     problem: str = ""
 
+    @property
+    def is_wrong(self) -> bool:
+        return self.result not in ("right", "recorded")
+
 
 @click.command("verify", short_help="Read models again and compare their digests.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--accept", is_flag=True, help="Take files that were changed on purpose as they are now.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def verify(names: tuple[str, ...], as_json: bool) -> None:
+def verify(names: tuple[str, ...], accept: bool, as_json: bool) -> None:
     """Hash the models NAME, or all on this machine, and compare with the digests of the hub, of their store, or of the
-    last time. Any bit that flipped is found. Exit code 1 where a file differs."""
-    from zephyr_local.model_store.registry import Registry
+    last time. Any bit that flipped is found. Exit code 1 where a file differs, was changed or cannot be read.
 
+    The JSON object has files (path, result, sha256, expected_sha256, problem) and wrong (how many). A result is right,
+    differs, changed, recorded (for the next time) or unreadable.
+    """
     files = _files(names)
-    total = sum(path.stat().st_size for path, _ in files if path.exists())
-    verdicts = []
-    with Registry() as registry, byte_bar("verify", total) as advance:
-        for path, told in files:
-            verdicts.append(_verify(path, told, registry, advance))
-    wrong = [verdict for verdict in verdicts if verdict.result in ("differs", "unreadable")]
+    verifier = _Verifier(_records(), accept=accept)
+    try:
+        with byte_bar("verify", sum(map(_size_of, files))) as advance:
+            verdicts = [verifier.verdict(path, told, advance) for path, told in files.items()]
+    finally:
+        verifier.remember()  # also what was read before Ctrl+C
+    wrong = sum(verdict.is_wrong for verdict in verdicts)
     if as_json:
-        click.echo(json.dumps({"files": [_as_json(verdict) for verdict in verdicts], "wrong": len(wrong)}))
+        click.echo(json.dumps({"files": [_as_json(verdict) for verdict in verdicts], "wrong": wrong}))
     else:
         for verdict in verdicts:
             click.echo(_line(verdict))
@@ -63,51 +73,92 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _files(names: tuple[str, ...]) -> list[tuple[Path, str | None]]:
-    """Files and the digests that their places tell."""
+def _files(names: tuple[str, ...]) -> dict[Path, str | None]:
+    """Files, and the digests that their places tell."""
+    from zephyr_local.cli.models_named import models_named
     from zephyr_local.model_store.catalogue import read_catalogue
-    from zephyr_local.model_store.library import existing_file, matching, models_here, what_is_wanted
+    from zephyr_local.model_store.library import models_here
 
     catalogue = read_catalogue()
     models = models_here(catalogue).models
-    chosen: list[FoundModel] = []
-    found: list[tuple[Path, str | None]] = []
+    files: dict[Path, str | None] = {}
+    chosen = [] if names else list(models)
     for name in names:
-        if (path := existing_file(name)) is not None and path.is_file():
-            whole = [model for model in models if any(file.samefile(path) for file in model.files if file.exists())]
-            chosen += whole
-            if not whole:
-                found.append((path.absolute(), None))
-            continue
-        matches = list(matching(what_is_wanted(catalogue.alias(name) or name, catalogue), models))
-        if not matches:
-            raise ModelNotFoundError(f"there is no model {name}", "zephyr-local models list tells what is here")
-        chosen += matches
-    for model in chosen if names else models:
-        found += [(path, model.sha256 if len(model.files) == 1 else None) for path in model.files]
-    return list(dict.fromkeys(found))
+        named = models_named(name, catalogue, models)
+        chosen += named.models
+        if named.file is not None and not named.models:
+            files[named.file.absolute()] = None
+    for model in chosen:
+        for path in model.files:
+            files[path.absolute()] = model.sha256 if len(model.files) == 1 else None
+    return files
 
 
-def _verify(path: Path, told: str | None, registry: Registry, advance: Callable[[int], object]) -> Verdict:
+def _records() -> dict[Path, FileRecord]:
+    from zephyr_local.model_store.registry import all_recorded
+
+    try:
+        return all_recorded()
+    except OutputError as error:  # places tell digests, too
+        show_notice(error.problem)
+        return {}
+
+
+class _Verifier:
+    """Compares files with what is known of them, and keeps what is to be known from now on."""
+
+    def __init__(self, records: Mapping[Path, FileRecord], *, accept: bool) -> None:
+        self._records = records
+        self._accept = accept
+        self._new: list[FileRecord] = []
+
+    def verdict(self, path: Path, told: str | None, advance: Callable[[int], object]) -> Verdict:
+        record = self._records.get(path)
+        expected = told or (record.sha256 if record is not None else None)
+        try:
+            status = path.stat()
+            found = _sha256(path, advance)
+        except OSError as error:
+            return Verdict(path, "unreadable", None, expected, error.strerror or str(error))
+        is_as_it_was = record is not None and record.counts_for(path)
+        if expected is None:
+            self._new.append(_record(path, status, found, None))
+            return Verdict(path, "recorded", found, None)
+        if found == expected:
+            if record is not None and record.sha256 == found and not is_as_it_was:  # it has another time, no more
+                self._new.append(_record(path, status, found, record))
+            return Verdict(path, "right", found, expected)
+        if is_as_it_was or told is not None or record is None or record.source == "hub":
+            return Verdict(path, "differs", found, expected)
+        if not self._accept:
+            return Verdict(path, "changed", found, expected)
+        self._new.append(_record(path, status, found, None))
+        return Verdict(path, "recorded", found, expected)
+
+    def remember(self) -> None:
+        """Write what is to be compared with the next time."""
+        from zephyr_local.model_store.registry import Registry
+
+        if not self._new:
+            return
+        try:
+            with Registry() as registry:
+                for record in self._new:
+                    registry.record(record)
+        except OutputError as error:
+            show_notice(f"digests are not remembered: {error.problem}")
+
+
+def _record(path: Path, status: os.stat_result, sha256: str, before: FileRecord | None) -> FileRecord:
+    """What is known of a file from now on; where it is from, if it is still that one."""
     from zephyr_local.model_store.registry import FileRecord
 
-    record = registry.of(path.absolute())
-    expected = record.sha256 if record is not None else told
-    try:
-        status = path.stat()
-        found = _sha256(path, advance)
-    except OSError as error:
-        return Verdict(path, "unreadable", None, expected, error.strerror or str(error))
-    if expected is not None:
-        return Verdict(path, "right" if found == expected else "differs", found, expected)
+    facts = (path, status.st_size, status.st_mtime_ns, sha256)
+    if before is not None:
+        origin = (before.source, before.repository, before.revision, before.licence)
+        return FileRecord(*facts, *origin, before.recorded_s, before.command)
     command = shlex.join(["zephyr-local", *sys.argv[1:]])
-    registry.record(
-        FileRecord(
-            *(path.absolute(), status.st_size, status.st_mtime_ns, found, "verify"),
-            *(None, None, None, time.time(), command),
-        )
-    )
-    return Verdict(path, "recorded", found, None)
+    return FileRecord(*facts, "verify", None, None, None, time.time(), command)
 
 
 def _sha256(path: Path, advance: Callable[[int], object]) -> str:
@@ -119,14 +170,23 @@ def _sha256(path: Path, advance: Callable[[int], object]) -> str:
     return digest.hexdigest()
 
 
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def _line(verdict: Verdict) -> str:
-    where = visible(str(verdict.path))
+    where = on_a_line(verdict.path)
     if verdict.result == "right":
         return f"right     {where}"
     if verdict.result == "recorded":
-        return f"recorded  {where}: no digest was known; the next verification compares with this one"
+        return f"recorded  {where}: the next verification compares with what it is now"
     if verdict.result == "unreadable":
         return f"WRONG     {where}: {verdict.problem}"
+    if verdict.result == "changed":
+        return f"CHANGED   {where}: it was written since its digest was taken; if that was you, verify it with --accept"
     return f"WRONG     {where}: its SHA-256 is {verdict.sha256}, and it must be {verdict.expected}"
 
 

@@ -27,7 +27,7 @@ def pull_bar() -> Iterator[Callable[[PullProgress], None]]:
 
 
 def _lines() -> Callable[[PullProgress], None]:
-    told: tuple[str, int] | None = None
+    told = -1
     trouble: str | None = None
 
     def update(progress: PullProgress) -> None:
@@ -36,9 +36,9 @@ def _lines() -> Callable[[PullProgress], None]:
             show_notice(progress.trouble)
         trouble = progress.trouble
         tenths = 10 * progress.done_bytes // max(1, progress.total_bytes)
-        if (progress.file, tenths) == told:
+        if tenths == told:
             return
-        told = (progress.file, tenths)
+        told = tenths
         rate = f", {readable(int(progress.rate_bytes_s))}/s" if progress.rate_bytes_s else ""
         left = f", {progress.left_s:.0f} s left" if progress.left_s is not None else ""
         click.echo(f"pull {10 * tenths:3}% of {readable(progress.total_bytes)}{rate}{left}", err=True)

@@ -22,7 +22,7 @@ _BYTES_EACH: Final = 64 << 20
 """Of each thread: more than the caches hold."""
 _MOST_BYTES: Final = 1 << 30
 """Of all threads together."""
-_RUNS: Final = 5
+_RUNS: Final = 9
 
 
 def read_bandwidth_bytes_s(threads: int) -> float | None:

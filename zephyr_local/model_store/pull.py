@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from zephyr_local.errors import InvalidInputError, ModelNotFoundError, OutputError
-from zephyr_local.memory.plan import readable
 from zephyr_local.model_store.download import Downloaded, DownloadProgress, download
 from zephyr_local.model_store.hub import HubFile, HubSnapshot
-from zephyr_local.model_store.names import HubName, type_in_name
+from zephyr_local.model_store.names import HubName, folded, type_in_name
 from zephyr_local.model_store.places import FoundModel
 from zephyr_local.model_store.registry import FileRecord, Registry
 
@@ -62,8 +62,12 @@ class Pulled:
     """Of a split model the first part first."""
     fetched_bytes: int
     resumed_bytes: int
-    was_here: bool
-    """Every file was here already."""
+    notices: tuple[str, ...] = ()
+
+    @property
+    def was_here(self) -> bool:
+        """Every file had its name already, and was what the hub has."""
+        return not self.fetched_bytes and not self.resumed_bytes
 
 
 def offers(snapshot: HubSnapshot) -> tuple[Offer, ...]:
@@ -94,23 +98,40 @@ def chosen_offers(snapshot: HubSnapshot, name: HubName) -> tuple[Offer, ...]:
     """
     all_offers = offers(snapshot)
     where = f"{snapshot.repository} at {snapshot.commit[:12]}"
-    if not all_offers:
+    found: Iterable[Offer] = all_offers
+    if name.file is not None:
+        wanted = name.file
+        found = [offer for offer in all_offers if wanted in (offer.stem, *(file.path for file in offer.files))]
+        found = found or _named_file(snapshot, wanted)
+    elif name.file_type is not None:
+        found = [offer for offer in all_offers if offer.file_type == name.file_type]
+    matches = tuple(found)
+    if not matches and not all_offers:
         raise ModelNotFoundError(
             f"{where} holds no GGUF",
             "Name a repository of GGUFs, or make one of its checkpoint: zephyr-local pull "
             f"{snapshot.repository} --quantize q4_k_m",
         )
-    found: Iterable[Offer] = all_offers
-    if name.file is not None:
-        wanted = name.file
-        found = [offer for offer in all_offers if wanted in (offer.stem, *(file.path for file in offer.files))]
-    elif name.file_type is not None:
-        found = [offer for offer in all_offers if offer.file_type == name.file_type]
-    if not (matches := tuple(found)):
-        there = ", ".join(offer.label for offer in all_offers[:_MAX_NAMED])
-        more = f" and {len(all_offers) - _MAX_NAMED} more" if len(all_offers) > _MAX_NAMED else ""
-        raise ModelNotFoundError(f"{where} has no {name.file or name.file_type}", f"It has: {there}{more}")
+    if not matches:
+        there = _listed(list(dict.fromkeys(offer.label for offer in all_offers)))
+        raise ModelNotFoundError(f"{where} has no {name.file or name.file_type}", f"It has: {there}")
     return matches
+
+
+def _named_file(snapshot: HubSnapshot, wanted: str) -> list[Offer]:
+    """A file that is no model by its name, and was asked for all the same."""
+    file = next((file for file in snapshot.files if file.path == wanted), None)
+    if file is None:
+        return []
+    path = PurePosixPath(wanted)
+    if path.suffix.lower() != ".gguf":
+        raise InvalidInputError(f"{wanted} of {snapshot.repository} is not a GGUF", "Name one that is")
+    if _PART.match(path.stem):
+        raise ModelNotFoundError(
+            f"{wanted} is a part of a model, and {snapshot.repository} has not all of them",
+            "Take another model, or tell its makers",
+        )
+    return [Offer(path.stem, type_in_name(path.stem)[1], (file,))]
 
 
 def targets(store: Path, snapshot: HubSnapshot, offer: Offer) -> tuple[Path, ...]:
@@ -118,8 +139,8 @@ def targets(store: Path, snapshot: HubSnapshot, offer: Offer) -> tuple[Path, ...
     return tuple(store.joinpath(*snapshot.repository.split("/"), *file.path.split("/")) for file in offer.files)
 
 
-def here_already(offer: Offer, models: Sequence[FoundModel], records: Iterable[FileRecord]) -> tuple[Path, ...] | None:
-    """Where an offer's files lie on this machine already, by digest and size; None unless all are there."""
+def known_files(models: Iterable[FoundModel], records: Iterable[FileRecord]) -> dict[tuple[str, int], Path]:
+    """By digest and size, the files on this machine of which somebody tells both."""
     known: dict[tuple[str, int], Path] = {}
     for model in models:
         if model.sha256 is not None and len(model.files) == 1:
@@ -127,24 +148,46 @@ def here_already(offer: Offer, models: Sequence[FoundModel], records: Iterable[F
     for record in records:
         if record.counts_for(record.path):
             known[record.sha256, record.size_bytes] = record.path
-    found = tuple(known.get((file.sha256 or "", file.size_bytes)) for file in offer.files)
+    return known
+
+
+def here_already(offer: Offer, known: Mapping[tuple[str, int], Path]) -> tuple[Path, ...] | None:
+    """Where an offer's files lie among :func:`known_files`; None unless all are there."""
+    found = [None if file.sha256 is None else known.get((file.sha256, file.size_bytes)) for file in offer.files]
     paths = tuple(path for path in found if path is not None)
-    if len(paths) != len(found) or (len(paths) > 1 and len({path.parent for path in paths}) > 1):
-        return None  # parts count where they lie side by side
+    if len(paths) != len(found):
+        return None
+    if len(paths) > 1:  # parts are found by their names, side by side
+        names = [PurePosixPath(file.path).name for file in offer.files]
+        if len({path.parent for path in paths}) > 1 or [path.name for path in paths] != names:
+            return None
     return paths
 
 
-def require_disk(store: Path, max_bytes: int | None, offer: Offer) -> None:
-    """Raise OutputError where the store would hold more than ``max_bytes`` with an offer in it."""
-    if max_bytes is None:
-        return
-    held = sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) if store.is_dir() else 0
-    if held + offer.size_bytes > max_bytes:
-        raise OutputError(
-            f"{offer.stem} has {readable(offer.size_bytes)}, and {store} holds {readable(held)} of the "
-            f"{readable(max_bytes)} that it may: {readable(held + offer.size_bytes - max_bytes)} too much",
-            "Remove something (zephyr-local models list, rm, prune), take a smaller type, or raise --max-disk",
-        )
+def missing_bytes(store: Path, snapshot: HubSnapshot, offer: Offer) -> int:
+    """What of an offer is still to come; files that lie in the store, and the beginnings of others, are there."""
+    missing = 0
+    for file, target in zip(offer.files, targets(store, snapshot, offer), strict=True):
+        if _size_of(target) != file.size_bytes:
+            missing += max(0, file.size_bytes - _size_of(store / PARTIAL_FOLDER / file.digest))
+    return missing
+
+
+def bytes_held(store: Path) -> int:
+    """What the store's files take, partial ones too; what a link leads to is not the store's."""
+    return sum(
+        _size_of(Path(folder, name))
+        for folder, _, names in os.walk(store)
+        for name in names
+        if not os.path.islink(os.path.join(folder, name))  # noqa: PTH114, PTH118 — of thousands
+    )
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return os.path.getsize(path)  # noqa: PTH202
+    except OSError:  # it is not there, or no longer
+        return 0
 
 
 def pull_offer(
@@ -160,51 +203,57 @@ def pull_offer(
     Raises what ``download`` does; files that were whole before stay, and the next call goes on.
     """
     done: list[Downloaded] = []
+    notices: list[str] = []
     before = 0
     for file, target in zip(offer.files, targets(store, snapshot, offer), strict=True):
-
-        def tell(progress: DownloadProgress, name: str = target.name, before: int = before) -> None:
-            if on_progress is not None:
-                rate = progress.rate_bytes_s
-                rest = offer.size_bytes - before - progress.done_bytes
-                left = rest / rate if rate else None
-                on_progress(
-                    PullProgress(name, before + progress.done_bytes, offer.size_bytes, rate, left, progress.trouble)
-                )
-
+        tell = None if on_progress is None else _of_all(offer, target.name, before, on_progress)
         done.append(download(snapshot, file, target, partial_folder=store / PARTIAL_FOLDER, on_progress=tell))
-        _record(snapshot, done[-1], command)
+        try:
+            _record(snapshot, done[-1], command)
+        except OutputError as error:  # it is a memory: the file is there without it
+            notices.append(f"where {target.name} is from is not remembered: {error.problem}")
         before += file.size_bytes
-    fetched = sum(part.fetched_bytes for part in done)
     return Pulled(
-        tuple(part.path for part in done), fetched, sum(part.resumed_bytes for part in done), was_here=not fetched
+        tuple(part.path for part in done),
+        sum(part.fetched_bytes for part in done),
+        sum(part.resumed_bytes for part in done),
+        tuple(notices),
     )
+
+
+def _of_all(
+    offer: Offer, name: str, before_bytes: int, on_progress: Callable[[PullProgress], object]
+) -> Callable[[DownloadProgress], None]:
+    """What a file's download tells, told of all files of the offer."""
+
+    def tell(progress: DownloadProgress) -> None:
+        done_bytes, rate = before_bytes + progress.done_bytes, progress.rate_bytes_s
+        left_s = (offer.size_bytes - done_bytes) / rate if rate else None
+        on_progress(PullProgress(name, done_bytes, offer.size_bytes, rate, left_s, progress.trouble))
+
+    return tell
 
 
 def require_one_model(found: Sequence[Offer], snapshot: HubSnapshot) -> None:
     """Raise InvalidInputError where offers are of several models, between which no memory can choose."""
-    names = sorted({type_in_name(offer.stem)[0] for offer in found})
+    names = {folded(name): name for name in (type_in_name(offer.stem)[0] for offer in found)}
     if len(names) > 1:
         raise InvalidInputError(
-            f"{snapshot.repository} holds several models: {', '.join(names[:_MAX_NAMED])}",
+            f"{snapshot.repository} holds several models: {_listed(sorted(names.values(), key=str.casefold))}",
             f"Name the file: hf:{snapshot.repository}/{found[0].files[0].path}, for example",
         )
 
 
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
+
+
 def _record(snapshot: HubSnapshot, file: Downloaded, command: str) -> None:
-    status = file.path.stat()
+    path, status = file.path.absolute(), file.path.stat()
+    record = FileRecord(
+        *(path, status.st_size, status.st_mtime_ns, file.sha256, "hub"),
+        *(snapshot.repository, snapshot.commit, snapshot.licence, time.time(), command),
+    )
     with Registry() as registry:
-        registry.record(
-            FileRecord(
-                file.path.absolute(),
-                status.st_size,
-                status.st_mtime_ns,
-                file.sha256,
-                "hub",
-                snapshot.repository,
-                snapshot.commit,
-                snapshot.licence,
-                time.time(),
-                command,
-            )
-        )
+        registry.record(record)
