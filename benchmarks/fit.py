@@ -3,8 +3,8 @@
     python benchmarks/fit.py --folder /some/disk     # random weights of TinyLlama-1.1B's shape; 10 GB of disk
 
 Each type is a file of its own. Memory is the process's peak (VmHWM) less that of one without a model, at a context of
-2,048 tokens; the rate is that of one streamed answer of 96 tokens, the median of the runs. The probe of the bandwidth is
-made anew before each type, as `models fit` does. Linux.
+2,048 tokens; the rate is that of one streamed answer of 96 tokens, the median of the runs. The bandwidth is probed anew
+before each type, as `models fit` does. Linux.
 """
 
 from __future__ import annotations

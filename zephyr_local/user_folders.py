@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -16,21 +17,28 @@ def config_folder() -> Path:
     """The folder of the configuration; it need not exist."""
     from platformdirs import user_config_path  # some milliseconds, which --help must not wait for
 
-    return user_config_path(APP_NAME, appauthor=False)
+    return _found(user_config_path, "config")
 
 
 def data_folder() -> Path:
     """The folder of what the user wants kept, such as chats; it need not exist."""
     from platformdirs import user_data_path
 
-    return user_data_path(APP_NAME, appauthor=False)
+    return _found(user_data_path, "data")
 
 
 def state_folder() -> Path:
     """The folder of what may be lost without harm, such as a history of inputs; it need not exist."""
     from platformdirs import user_state_path
 
-    return user_state_path(APP_NAME, appauthor=False)
+    return _found(user_state_path, "state")
+
+
+def _found(ask: Callable[..., Path], kind: str) -> Path:
+    try:
+        return ask(APP_NAME, appauthor=False)
+    except RuntimeError:  # newer platformdirs, where no home folder is known; older ones answer "~/…"
+        return Path("~", kind, APP_NAME)
 
 
 def make_private_folder(path: Path) -> None:

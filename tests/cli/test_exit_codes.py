@@ -116,8 +116,11 @@ def test_3_a_model_that_is_not_there(tmp_path: Path):
 
 @LINUX
 @pytest.mark.parametrize("form", ["text", "--jsonl"])
-def test_4_the_memory_does_not_suffice(tmp_path: Path, form: str):
-    arguments = ["chat", "-p", "Hello", "--n-ctx", "1048576", *([] if form == "text" else [form])]
+@pytest.mark.parametrize(
+    ("check", "remedy"), [("--check-memory", b"It fits with --n-ctx"), ("--no-check-memory", b"Use a smaller n_ctx")]
+)
+def test_4_the_memory_does_not_suffice(tmp_path: Path, form: str, check: str, remedy: bytes):
+    arguments = ["chat", "-p", "Hello", "--n-ctx", "1048576", check, *([] if form == "text" else [form])]
     command = shlex.join([sys.executable, "-m", "zephyr_local", *arguments])
     done = subprocess.run(
         ["sh", "-c", f"ulimit -v 1500000; exec {command}"],
@@ -128,7 +131,7 @@ def test_4_the_memory_does_not_suffice(tmp_path: Path, form: str):
         timeout=60,
     )
     assert done.returncode == 4, done.stderr
-    assert b"Use a smaller n_ctx" in done.stderr
+    assert remedy in done.stderr
     assert b'"exit_code": 4' in done.stdout if form == "--jsonl" else done.stdout == b""
 
 

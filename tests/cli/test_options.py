@@ -46,6 +46,10 @@ def test_each_flag_reaches_its_field() -> None:
             assert getattr(sampling, name) == ("a", "\n")
             continue
         default = next(field.default for field in fields if field.name == name)
+        if isinstance(default, bool):
+            _, settings = parse("--" + ("no-" if default else "") + name.replace("_", "-"))
+            assert settings == dataclasses.replace(EngineSettings(), **{name: not default})
+            continue
         value = changed.get(name) or ("0.25" if isinstance(default, float) else "3")
         flag = "--threads" if name == "n_threads" else "--" + name.replace("_", "-")
         both = parse(flag, value)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
-import os
 import re
-import secrets
-from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +12,8 @@ import click
 from click.core import ParameterSource
 
 from zephyr_local.cli.configured import PROFILE_VARIABLE, profile_option, require_profile
+from zephyr_local.cli.toml_file import Parts, TomlFile
 from zephyr_local.configuration import (
-    MAX_BYTES,
     Configuration,
     Entry,
     Key,
@@ -25,20 +21,13 @@ from zephyr_local.configuration import (
     dotted,
     environment_entry,
     known_keys,
-    parse_toml,
     read_configuration,
-    read_text,
     require_profile_name,
     understand,
     unknown_key,
     value_of_text,
 )
-from zephyr_local.errors import InvalidInputError, OutputError
-from zephyr_local.folder_sync import sync_folder
-from zephyr_local.user_folders import make_private_folder
-
-Parts = tuple[str, ...]
-Edit = Callable[[str], str]
+from zephyr_local.errors import InvalidInputError
 
 _PART: Final = re.compile(r'"([^"]+)"|\'([^\']+)\'|([^."\'\s]+)')
 _MAX_COLUMNS: Final = 48
@@ -114,11 +103,10 @@ def set_command(key: str, value: str, profile: str | None) -> None:
         if isinstance(made, Path | str):
             made = value if value.startswith("~") else str(made)
     path = configuration_path()
-    text = read_text(path) or ""
-    before = parse_toml(text, path)
-    expected = copy.deepcopy(before)
-    _assign(expected, parts, made)
-    _save(path, _edited(path, text, (expected,), _edits_to_set(parts, made)), before)
+    file = TomlFile(path)
+    was_sound = _is_sound(file.values, path)
+    file.set(parts, made)
+    _save(file, was_sound=was_sound)
     _report(f"{dotted(parts)} = {_text(made)}", path)
 
 
@@ -128,23 +116,13 @@ def set_command(key: str, value: str, profile: str | None) -> None:
 def unset_command(key: str, profile: str | None) -> None:
     """Take KEY out of the configuration file; also a table, such as profiles.NAME, and a key that is not known."""
     path = configuration_path()
-    text = read_text(path) or ""
-    before = parse_toml(text, path)
-    parts = next((parts for parts in _ways_to_read(key, profile) if _holds(before, parts)), None)
+    file = TomlFile(path)
+    parts = next((parts for parts in _ways_to_read(key, profile) if _holds(file.values, parts)), None)
     if parts is None:
         raise InvalidInputError(f"{key} is not set in {path}", "zephyr-local config show tells what is")
-    expected = copy.deepcopy(before)
-    _remove(expected, parts)
-
-    def removed(text: str) -> str:
-        import tomlkit
-
-        document = tomlkit.parse(text)
-        _remove(document, parts)
-        return tomlkit.dumps(document)
-
-    # An editor may take out the tables that are empty then, too.
-    _save(path, _edited(path, text, (expected, _without_empty(expected)), (removed,)), before)
+    was_sound = _is_sound(file.values, path)
+    file.remove(parts)
+    _save(file, was_sound=was_sound)
     _report(f"{dotted(parts)} is no longer set", path)
 
 
@@ -257,77 +235,14 @@ def _holds(table: Any, parts: Parts) -> bool:  # noqa: ANN401  (whatever TOML ho
     return True
 
 
-def _assign(table: MutableMapping[str, Any], parts: Parts, value: object) -> None:
-    for part in parts[:-1]:
-        if part not in table:
-            table[part] = {}
-        table = table[part]
-        if not isinstance(table, MutableMapping):
-            raise InvalidInputError(f"{part} is no table in the file", "Take it out with zephyr-local config unset")
-    table[parts[-1]] = value
-
-
-def _remove(table: MutableMapping[str, Any], parts: Parts) -> None:
-    for part in parts[:-1]:
-        table = table[part]
-    del table[parts[-1]]
-
-
-def _without_empty(table: dict[str, Any]) -> dict[str, Any]:
-    pruned = {name: _without_empty(value) if isinstance(value, dict) else value for name, value in table.items()}
-    return {name: value for name, value in pruned.items() if value != {}}
-
-
-def _edits_to_set(parts: Parts, value: object) -> tuple[Edit, ...]:
-    import tomlkit
-
-    line = f"{dotted(parts[-1:])} = {tomlkit.item(value).as_string()}"
-
-    def beside_others(text: str) -> str:
-        # tomlkit appends below the comments that introduce the next table: this stands above them.
-        document: Any = tomlkit.parse(text)
-        table = document
-        for part in parts[:-1]:
-            table = table[part]
-        body = document.body if table is document else table.value.body
-        last = [item for name, item in body if name is not None and not isinstance(item, MutableMapping)][-1]
-        last.trivia.trail = f"{last.trivia.trail or chr(10)}{line}\n"
-        return tomlkit.dumps(document)
-
-    def assigned(text: str) -> str:
-        document = tomlkit.parse(text)
-        _assign(document, parts, value)
-        return tomlkit.dumps(document)
-
-    def apart(text: str) -> str:  # where a table is written in several places, tomlkit may lose its way
-        table = dotted(parts[:-1])
-        return f"{text.rstrip()}\n\n[{table}]\n{line}\n" if table else f"{line}\n{text}"
-
-    return beside_others, assigned, apart
-
-
-def _edited(path: Path, text: str, expected: tuple[dict[str, Any], ...], edits: tuple[Edit, ...]) -> str:
-    """``text`` after the first of these edits whose outcome means what is expected.
-
-    tomlkit keeps comments and layout; whether it also did what was asked is seen by reading what it made.
-    """
-    for edit in edits:
-        with contextlib.suppress(Exception):  # its documents raise whatever their structure makes them stumble over
-            made = edit(text)
-            made += "\n" if made and not made.endswith("\n") else ""
-            if parse_toml(made, path) in expected:
-                return made
-    raise OutputError(f"{path} cannot be changed without losing its layout", "Change it in an editor")
-
-
-def _save(path: Path, text: str, before: dict[str, Any]) -> None:
+def _save(file: TomlFile, *, was_sound: bool) -> None:
     """Write the file, unless this would make one that is refused of one that is not."""
-    if _is_sound(before, path):
-        understand(parse_toml(text, path), path)
-    data = text.encode()
-    if len(data) > MAX_BYTES:
-        raise InvalidInputError(f"{path} would be over the limit of {MAX_BYTES} bytes", "Set a shorter text")
-    _write(path, data)
+
+    def check(_written: Path) -> None:
+        if was_sound:
+            understand(file.values, file.path)
+
+    file.save(check)
 
 
 def _is_sound(top: dict[str, Any], path: Path) -> bool:
@@ -336,27 +251,3 @@ def _is_sound(top: dict[str, Any], path: Path) -> bool:
     except InvalidInputError:
         return False
     return True
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, for the owner alone to read; a link goes on pointing where it points."""
-    temporary: Path | None = None
-    try:
-        target = Path(os.path.realpath(path))
-        make_private_folder(target.parent)
-        temporary = target.with_name(f".{target.name}-{secrets.token_hex(8)}.tmp")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:  # noqa: PTH123
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-        temporary = None
-        sync_folder(target.parent)
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        remedy = "Check the folder, its permissions and the disk"
-        raise OutputError(f"{path} cannot be written: {reason}", remedy) from None
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError, ValueError):
-                temporary.unlink()
