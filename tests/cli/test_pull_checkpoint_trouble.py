@@ -225,6 +225,20 @@ def test_too_small_a_disk_is_told_before_a_shard_comes(
     assert not any(hub.whole(data) for data in shards_of(files).values())
 
 
+def test_a_limit_on_the_store_counts_outputs_and_shards(
+    hub: CheckpointHub, files: Files, expected: dict[str, bytes], store: Path, capsys: pytest.CaptureFixture[str]
+):
+    hub.add(NAME, files)
+    most = sum(map(len, expected.values())) + 2 * max(map(len, shards_of(files).values())) + MIB
+    assert pull("--max-disk", str(most // 2)) == 1
+    said = capsys.readouterr().err
+    assert "too much. Make fewer or smaller types, remove something, or raise --max-disk" in said
+    assert not any(hub.whole(data) for data in shards_of(files).values())
+    assert outputs(store) == {}
+    assert pull("--max-disk", str(most)) == 0
+    assert outputs(store) == expected
+
+
 def test_a_disk_with_room_for_one_shard_gets_one_at_a_time(
     hub: CheckpointHub, files: Files, expected: dict[str, bytes], tmp_path: Path
 ):

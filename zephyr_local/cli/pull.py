@@ -56,9 +56,15 @@ class _Outcome:
 
 @click.command("pull", short_help="Get a model from a hub: the file that fits this machine.")
 @click.argument("name")
-@click.option("--quantize", "types", metavar="TYPES", help="Make these types (q4_k_m,q8_0) of a checkpoint repository.")
+@click.option(
+    "--quantize",
+    "types",
+    metavar="TYPES",
+    help="Make these types (q4_k_m,q8_0) of a checkpoint repository, shard by shard: the disk holds the outputs and at "
+    "most two shards. After a kill, what was read comes again.",
+)
 @click.option("--max-disk", metavar="SIZE", help="Refuse where the store would hold more than this, such as 20G.")
-@click.option("--dry-run", is_flag=True, help="Tell what would be fetched; fetch nothing.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be fetched; fetch no weights.")
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout when it is done.")
 def command(
@@ -89,7 +95,7 @@ def command(
     if types is not None:
         from zephyr_local.cli.pull_checkpoint import pull_checkpoint
 
-        pull_checkpoint(wish.hub, types, store, dry_run=dry_run, as_json=as_json)
+        pull_checkpoint(wish.hub, types, store, max_bytes=max_bytes, dry_run=dry_run, as_json=as_json)
         return
     outcome = _plan(wish, settings, store, max_bytes)
     if dry_run or outcome.is_here:

@@ -49,6 +49,8 @@ class _Job:
     snapshot: HubSnapshot
     files: CheckpointFiles
     store: Path
+    max_bytes: int | None
+    """What the store may hold, shards on their way included; None: as much as the disk does."""
 
     @property
     def outputs(self) -> Path:
@@ -92,14 +94,16 @@ class _Made:
     was_here: bool
 
 
-def pull_checkpoint(name: HubName, types: str, store: Path, *, dry_run: bool, as_json: bool) -> None:
+def pull_checkpoint(
+    name: HubName, types: str, store: Path, *, max_bytes: int | None = None, dry_run: bool, as_json: bool
+) -> None:
     """Make the ``types`` ("q4_k_m,q8_0") of a repository's checkpoint in the store, or tell what that would take."""
     from zephyr_local.model_store.hub import read_snapshot
     from zephyr_local.model_store.hub_shards import HubShards
 
     file_types = _file_types(name, types)
     snapshot = read_snapshot(name.repository, name.revision)
-    job = _Job(snapshot, checkpoint_files(snapshot), store)
+    job = _Job(snapshot, checkpoint_files(snapshot), store, max_bytes)
     here = {file_type: made for file_type in file_types if (made := _recorded(job, file_type)) is not None}
     fetched_bytes = resumed_bytes = 0
     if missing := [file_type for file_type in file_types if file_type not in here]:
@@ -242,11 +246,23 @@ def _require_room(job: _Job, plans: Sequence[OutputPlan], shards: HubShards, nam
             f"some to stay free): {readable(needed - free)} are missing",
             "Free them, make fewer or smaller types, or put the store elsewhere (ZEPHYR_LOCAL_STORE_FOLDER)",
         )
+    outputs = sum(plan.size_bytes for plan in plans)
+    _require_within_limit(job, outputs + shards.needed_bytes(names, ahead=shards.is_ahead))
     one = "" if shards.is_ahead else "; the disk has no room for two shards, so each comes when the one before has gone"
     show_notice(
         f"{job}: {readable(shards.missing_bytes(names))} to be fetched of {_amount(shards, names)}; each goes when it "
         f"was read{one}"
     )
+
+
+def _require_within_limit(job: _Job, missing_bytes: int) -> None:
+    from zephyr_local.cli.pull_choice import disk_room
+
+    room = disk_room(job.store, job.max_bytes)
+    if job.max_bytes is not None and (shortfall := room.shortfall(missing_bytes)) is not None:
+        raise OutputError(
+            f"{job} needs {shortfall}", "Make fewer or smaller types, remove something, or raise --max-disk"
+        )
 
 
 def _amount(shards: HubShards, names: Sequence[str]) -> str:

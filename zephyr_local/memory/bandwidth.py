@@ -1,7 +1,7 @@
 """How fast this machine reads memory, and the tokens a second that follow from it.
 
-To decode a token every weight is read once, so on a CPU the rate is the bandwidth over the bytes of the weights, as
-long as the cores keep up with it.
+To decode a token every weight is read once, so on a CPU the rate is about the bandwidth over the bytes of the weights,
+as long as the cores keep up with it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ _BYTES_EACH: Final = 64 << 20
 _MOST_BYTES: Final = 1 << 30
 """Of all threads together."""
 _RUNS: Final = 9
+_DECODED_SHARE: Final = 0.8
+"""Of what numpy reads, what decoding read: the median over nine types of a 1.1B model, from 0.54 to 1.14, on two cores
+with AVX-512 (benchmarks/fit.py). Types whose kernels compute more, such as Q2_K and Q5_0, are slower on few cores."""
 
 
 def read_bandwidth_bytes_s(threads: int) -> float | None:
@@ -34,7 +37,7 @@ def read_bandwidth_bytes_s(threads: int) -> float | None:
     n_threads = max(1, min(threads, os.cpu_count() or 1))  # more read no faster
     n_bytes = min(_BYTES_EACH, _MOST_BYTES // n_threads)
     try:
-        arrays = [np.ones(n_bytes // 8, np.int64) for _ in range(n_threads)]
+        arrays = [np.ones(n_bytes // 8) for _ in range(n_threads)]
         return statistics.median(n_threads * n_bytes / _seconds_to_read(arrays) for _ in range(_RUNS))
     except (MemoryError, RuntimeError):  # RuntimeError: of a thread
         return None
@@ -50,7 +53,7 @@ def expected_tokens_s(model: ModelShape, estimate: MemoryEstimate, bandwidth_byt
     """Tokens a second of one answer, its context nearly empty; None where a GPU computes, which was not probed."""
     if estimate.n_gpu_layers:
         return None
-    return bandwidth_bytes_s / decode_bytes(model)
+    return _DECODED_SHARE * bandwidth_bytes_s / decode_bytes(model)
 
 
 def _seconds_to_read(arrays: Sequence[np.ndarray]) -> float:
@@ -64,7 +67,7 @@ def _seconds_to_read(arrays: Sequence[np.ndarray]) -> float:
         except threading.BrokenBarrierError:  # not all of them could be started
             return
         began = time.perf_counter()
-        array.max()  # which reads all, and computes next to nothing
+        array.sum()  # of what numpy does, the fastest to read all
         spans.append((began, time.perf_counter()))
 
     workers: list[threading.Thread] = []
