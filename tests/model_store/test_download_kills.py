@@ -9,12 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import skip_or_fail
 from tests.stand_in_hub import Fault, Kind, StandInHub, sha256
 
 NAME = "stand/in-GGUF"
@@ -67,16 +65,6 @@ for line in sys.stdin:
 """
 )
 """Imports once and forks a process a line, so that each kill costs no more than what is killed."""
-
-
-@pytest.fixture
-def hub() -> Iterator[StandInHub]:
-    try:
-        import huggingface_hub  # noqa: F401
-    except ImportError:
-        skip_or_fail("huggingface_hub", 'pip install "zephyr-local[hub]"')
-    with StandInHub() as stand_in:
-        yield stand_in
 
 
 def content(size_bytes: int) -> bytes:

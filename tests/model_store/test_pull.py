@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import skip_or_fail
 from tests.gguf_builder import tiny_model
 from tests.stand_in_hub import StandInHub, sha256
 from zephyr_local.errors import HubError, InvalidInputError, ModelNotFoundError
@@ -202,14 +200,9 @@ def test_a_store_holds_its_files_and_not_what_links_lead_to(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
-    try:
-        import huggingface_hub  # noqa: F401
-    except ImportError:
-        skip_or_fail("huggingface_hub", 'pip install "zephyr-local[hub]"')
-    with StandInHub() as stand_in:
-        stand_in.connect(monkeypatch, home)
-        yield stand_in
+def hub(home: Path, monkeypatch: pytest.MonkeyPatch, hub: StandInHub) -> StandInHub:
+    hub.connect(monkeypatch, home)
+    return hub
 
 
 def test_all_parts_come_and_each_is_remembered(hub: StandInHub, tmp_path: Path) -> None:
