@@ -178,6 +178,11 @@ def settle_leftovers(target: Path) -> None:
                 _settle(first, kept.get(first, []))
 
 
+def is_being_written(path: Path) -> bool:
+    """Whether a living run writes a `.part`."""
+    return _is_held(path)
+
+
 def _settle(first: Path, kept: Sequence[Path]) -> None:
     if os.path.lexists(first):
         for path in kept:

@@ -174,6 +174,24 @@ def test_a_missing_model() -> None:
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_refused_and_not_the_current_folder(name: str) -> None:
+    with pytest.raises(InvalidInputError, match="the model's name is empty"):
+        Zephyr(name)
+
+
+def test_the_bundled_model_has_a_name_unless_a_file_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Zephyr("zephyr-tiny", isolated=False) as named:
+        assert named.default_sampling == Sampling(temperature=0.0)
+        assert named.model_name == "zephyr-tiny"
+    (tmp_path / "zephyr-tiny").write_bytes(b"of ours")
+    with pytest.raises(ModelFileError, match="zephyr-tiny is not a GGUF"):
+        Zephyr("zephyr-tiny", isolated=False)
+
+
 def test_an_installation_without_the_bundled_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zephyr_local.data.BUNDLED_MODEL", "no-such-file.gguf")
     with pytest.raises(ModelNotFoundError, match=r"no-such-file\.gguf"):

@@ -32,8 +32,10 @@ class ModelHandle:
         settings = EngineSettings() if settings is None else settings
         require_kind(settings, EngineSettings, "settings")
         require_kind(isolated, bool, "isolated")
-        file = bundled_model_path() if path is None else _model_file(path)
-        self.default_sampling = BUNDLED_MODEL_SAMPLING if path is None else Sampling()
+        is_bundled = path is None or _is_bundled(path)
+        file, assumed = (bundled_model_path(), None) if path is None or is_bundled else _model_file(path, settings)
+        template = assumed if template is None else template
+        self.default_sampling = BUNDLED_MODEL_SAMPLING if is_bundled else Sampling()
         """How answers are sampled where they are not told."""
         is_file = template is not None and template != "zephyr"
         name = None if template is None else str(Path(template).absolute()) if is_file else os.fspath(template)
@@ -84,14 +86,27 @@ class ModelHandle:
         return lambda request_id: protocol.Generate(request_id, parsed, chosen, begun)
 
 
-def _model_file(path: str | os.PathLike[str]) -> Path:
-    """The file at a path; where there is none and a text may be a name, the model of that name on this machine."""
-    file = Path(path)
-    if not isinstance(path, str) or file.exists():
-        return file
-    from zephyr_local.model_store.library import resolve  # which a path need not wait for
+def _is_bundled(path: str | os.PathLike[str]) -> bool:
+    """Whether a text is the bundled model's name, and no file's."""
+    if not isinstance(path, str) or Path(path).exists():
+        return False
+    from zephyr_local.model_store.names import is_bundled_name  # which a path need not wait for
 
-    return resolve(path).path
+    return is_bundled_name(path)
+
+
+def _model_file(path: str | os.PathLike[str], settings: EngineSettings) -> tuple[Path, str | None]:
+    """The file at a path; where there is none and a text may be a name, the model of that name on this machine.
+
+    With it the template that the name tells, where the file brings none.
+    """
+    file = Path(path)
+    if not isinstance(path, str) or (path and file.exists()):  # the path of an empty text is the current folder's
+        return file, None
+    from zephyr_local.model_store.library import assumed_template, resolve  # which a path need not wait for
+
+    resolved = resolve(path, settings)
+    return resolved.path, assumed_template(resolved)
 
 
 def piece_of(event: protocol.Event) -> Piece | None:

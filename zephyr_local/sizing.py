@@ -13,6 +13,7 @@ from zephyr_local.memory.estimate import MemoryEstimate
 from zephyr_local.memory.estimate import estimate_memory as estimate_of_shape
 from zephyr_local.memory.shape import shape_of
 from zephyr_local.model_store.library import resolve
+from zephyr_local.model_store.names import is_bundled_name
 from zephyr_local.settings import EngineSettings, require_kind
 
 
@@ -27,10 +28,12 @@ def estimate_memory(
     """
     settings = EngineSettings() if settings is None else settings
     require_kind(settings, EngineSettings, "settings")
-    gguf = read_model(bundled_model_path() if model is None else _file(model))
+    gguf = read_model(bundled_model_path() if model is None else _file(model, settings))
     check_runnable(gguf)
     return estimate_of_shape(shape_of(gguf), settings, read_cpu().features)
 
 
-def _file(model: str | os.PathLike[str]) -> Path:
-    return resolve(model).path if isinstance(model, str) else Path(model)
+def _file(model: str | os.PathLike[str], settings: EngineSettings) -> Path:
+    if not isinstance(model, str):
+        return Path(model)
+    return bundled_model_path() if is_bundled_name(model) else resolve(model, settings).path

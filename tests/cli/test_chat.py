@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import ROOT, zephyr_local
-from tests.gguf_builder import write_endless_model
+from tests.gguf_builder import write_endless_model, write_reciting_model
 
 GREEDY = ("--temperature", "0")
 
@@ -93,6 +94,34 @@ def test_the_bundled_model_answers_the_same_each_time_unless_told_otherwise():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
+def test_the_bundled_models_name_is_a_model(tmp_path: Path):
+    asked = ["What is the capital of France?", "--json"]
+    plain = zephyr_local("chat", *asked)
+    for name in ("zephyr-tiny", "Zephyr_Tiny"):
+        named = zephyr_local("chat", name, *asked)
+        assert (named.returncode, named.stderr) == (0, "")  # who names it knows that it is tiny
+        answers = [json.loads(done.stdout) for done in (plain, named)]
+        assert answers[0]["answer"] == answers[1]["answer"]
+
+
+def test_a_chat_goes_over_to_the_bundled_model_by_its_name(tmp_path: Path):
+    other = write_reciting_model(tmp_path, "All is well that ends well.")
+    assert "All is well" in zephyr_local("chat", other, "Is it?", "--save", home=tmp_path).stdout
+    gone_on = zephyr_local("chat", "zephyr-tiny", "What is the capital of France?", "--continue", home=tmp_path)
+    assert "Paris" in gone_on.stdout
+    again = zephyr_local("chat", "What is the capital of France?", "--continue", home=tmp_path)
+    assert "Paris" in again.stdout
+
+
+def test_only_one_word_alone_may_have_been_a_question():
+    remark = "a question of one word goes after --prompt"
+    assert remark in zephyr_local("chat", "nosuch", stdin="What?").stderr
+    for words in (["nosuch", "What is it?"], ["nosuch", "--prompt", "What"]):
+        done = zephyr_local("chat", *words)
+        assert done.returncode == 3
+        assert remark not in done.stderr
+
+
 def test_a_full_disk_behind_stdout_is_not_called_our_mistake():
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

@@ -15,6 +15,7 @@ from zephyr_local import __version__
 from zephyr_local.cli import doctor
 from zephyr_local.engine.probe import Probed
 from zephyr_local.hardware import CPU, Device, Gpu, Memory, find_gpus, read_cpu
+from zephyr_local.model_store.registry import Registry
 
 NAMES = [
     "versions",
@@ -28,6 +29,8 @@ NAMES = [
     "network",
     "hub",
     "configuration",
+    "catalogue",
+    "registry",
 ]
 X86 = frozenset({"sse3", "ssse3", "avx", "avx2", "fma", "f16c", "bmi2"})
 BUILT_FOR_AVX2 = "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | F16C = 1 | FMA = 1 | BMI2 = 1 | OPENMP = 1 | "
@@ -304,3 +307,35 @@ def test_offline_is_told_with_its_variable(monkeypatch: pytest.MonkeyPatch, name
     check = doctor.network_check()
     assert check.facts == {"is_offline": True, "variables": [name]}
     assert name in check.text
+    for other in ("ZEPHYR_LOCAL_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(other, "1")
+    assert doctor.network_check().text == "offline: ZEPHYR_LOCAL_OFFLINE and HF_HUB_OFFLINE are set"
+
+
+def test_the_disk_of_a_store_that_lies_apart_is_told(tmp_path: Path):
+    apart = tmp_path / "apart"
+    check = doctor.disk_check(tmp_path / "data", apart)
+    assert f" free for models in {apart}" in check.text
+    assert check.facts["store_folder"] == str(apart)
+    assert "free for models" not in doctor.disk_check(tmp_path / "data", tmp_path / "data/models").text
+    checks = report(tmp_path, 0, ZEPHYR_LOCAL_STORE_FOLDER=str(apart))["checks"]
+    assert checks["disk"]["store_folder"] == str(apart)
+
+
+def test_the_files_of_models_are_read(tmp_path: Path):
+    names, registry = tmp_path / "models.toml", tmp_path / "models.sqlite3"
+    assert [doctor.catalogue_check(names).status, doctor.registry_check(registry).status] == ["ok", "ok"]
+    assert list(tmp_path.iterdir()) == []
+    names.write_text("models = [")
+    registry.write_bytes(b"no database" * 500)
+    check = doctor.catalogue_check(names)
+    assert (check.status, check.remedies) == ("problem", ("Correct the file",))
+    assert str(names) in check.text
+    check = doctor.registry_check(registry)
+    assert check.status == "note"
+    assert str(registry) in check.text
+    assert check.remedies[0].startswith("Move it away")
+    registry.unlink()
+    with Registry(registry):
+        pass
+    assert doctor.registry_check(registry).text == f"{registry}: 0 files"

@@ -13,6 +13,7 @@ from zephyr_local.chat_template import ZEPHYR_TEMPLATE
 from zephyr_local.cli.first_use import find_model
 from zephyr_local.errors import ModelNotFoundError
 from zephyr_local.model_store.registry import registry_path
+from zephyr_local.settings import EngineSettings
 
 BETA = "TheBloke/zephyr-7B-beta-GGUF"
 FILE = "zephyr-7b-beta.Q4_0.gguf"
@@ -32,7 +33,7 @@ def put_model(home: Path, template: str | None, model: TinyModel | None = None) 
 
 
 def told(capsys: pytest.CaptureFixture[str], name: Path = NAME, template: str | None = None) -> str:
-    find_model(name, template=template)
+    find_model(name, EngineSettings(), template=template)
     out, err = capsys.readouterr()
     assert out == ""
     return err
@@ -42,7 +43,7 @@ def test_another_template_is_shown_before_its_first_use_and_not_again(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = put_model(home, OTHER)
-    assert find_model(NAME, template=None) == path
+    assert find_model(NAME, EngineSettings(), template=None) == (path, None)
     err = capsys.readouterr().err
     assert err == (
         f"note: {FILE} brings a chat template that is not zephyr-7b-beta's (zephyr); it is run in a guarded process. "
@@ -116,7 +117,10 @@ def test_a_damaged_file_is_left_to_the_load(home: Path, capsys: pytest.CaptureFi
 def test_a_word_that_is_no_model_may_have_been_a_question(home: Path) -> None:
     put_model(home, None)
     with pytest.raises(ModelNotFoundError, match=r"a question of one word goes after --prompt\.$"):
-        find_model(Path("hello"), template=None)
+        find_model(Path("hello"), EngineSettings(), template=None, is_one_word=True)
+    with pytest.raises(ModelNotFoundError) as refused:
+        find_model(Path("hello"), EngineSettings(), template=None)
+    assert "--prompt" not in str(refused.value)
 
 
 def test_chat_shows_it_beside_the_answer_and_only_once(home: Path, tmp_path: Path) -> None:

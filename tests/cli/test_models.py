@@ -14,6 +14,8 @@ from tests.cli.pulling import BETA, OWNERS, model, models_toml, one_of_each, sto
 from tests.gguf_builder import split_model, tiny_model, write_parts
 from tests.model_store.store_fixtures import COMMIT, put, put_in_store
 from tests.stand_in_hub import StandInHub, sha256
+from zephyr_local.data import bundled_model_path
+from zephyr_local.memory.plan import readable
 
 MODEL_KEYS = ["name", "type", "path", "owner", "repository", "revision", "sha256", "size_bytes", "files"]
 SHOW_KEYS = [
@@ -34,7 +36,7 @@ def test_models_are_listed_wherever_they_lie(cli: Cli, home: Path) -> None:
     assert lines[4].split()[:2] == ["zephyr-7b-beta.Q4_0", "Q4_0"]
     assert lines[5].endswith("~/.ollama/models/blobs")
     made = cli("models", "list", "--json").json
-    assert list(made) == ["models", "aliases", "catalogue", "partial_downloads", "notices"]
+    assert list(made) == ["models", "aliases", "catalogue", "partial_downloads", "unfinished", "notices"]
     assert [list(found) for found in made["models"]] == [MODEL_KEYS] * len(OWNERS)
     assert {found["owner"]: Path(found["path"]) for found in made["models"]} == paths
     of = {found["owner"]: found for found in made["models"]}
@@ -84,11 +86,20 @@ def test_find_tells_where_it_looked_and_what_it_left_out(cli: Cli, home: Path) -
     paths = one_of_each(home)
     bad = put(home / ".lmstudio/models/org/repo/bad.gguf", b"nothing of the kind")
     ran = cli("models", "find", "ZEPHYR_7B_beta")
-    assert ran.out == f"gpt4all       {paths['gpt4all']}\n"
+    header, found = ran.out.splitlines()
+    assert header.split() == ["NAME", "TYPE", "SIZE", "WHOSE", "PATH"]
+    assert found.split() == ["zephyr-7b-beta.Q4_0", "Q4_0", "166", "kB", "gpt4all", str(paths["gpt4all"])]
+    assert cli("models", "show", found.split()[0], "--json").json["path"] == str(paths["gpt4all"])
+    assert ran.err == f"note: {bad} is not a GGUF file\n"
+    ran = cli("models", "find", "no such", code=1)
+    assert ran.err.startswith("No model has 'no such' in its name, repository or path.\nlooked in ")
+    assert ran.out == ""
+    ran = cli("models", "find")
+    assert "No model has" not in ran.err
     assert f"looked in {store_folder(home)} (zephyr-local)\n" in ran.err
     assert f"looked in {home / '.cache/lm-studio/models'} (lm-studio), which is not there\n" in ran.err
     assert f"note: {bad} is not a GGUF file\n" in ran.err
-    assert len(cli("models", "find").out.splitlines()) == len(OWNERS)
+    assert len(ran.out.splitlines()) == len(OWNERS) + 1
     assert "1 thing could not be used; zephyr-local models find tells what" in cli("models", "list").err
     made = cli("models", "find", "org/zephyr", "--json").json
     assert list(made) == ["models", "places", "notices"]
@@ -175,7 +186,7 @@ def test_a_file_of_no_tool_is_shown_as_far_as_it_tells_itself(cli: Cli, home: Pa
     )
     text = cli("models", "show", path).out
     assert "mit^[[2J" in text
-    assert "zephyr_local.encoder = of^Jours" in text
+    assert "zephyr_local.encoder = of ours" in text
     cli("models", "verify", path)
     assert cli("models", "show", path, "--json").json["source"] == "verify"
 
@@ -203,6 +214,27 @@ def test_of_several_types_the_choice_is_told(cli: Cli, home: Path) -> None:
     ran = cli("models", "show", "zephyr-7b-beta", "--json")
     assert ran.json["type"] == "Q8_0"
     assert "note: zephyr-7b-beta is here as Q4_0 too; took Q8_0, the largest that fits the memory" in ran.err
+
+
+def test_the_bundled_model_is_shown_by_its_name_and_its_parts_of_memory_add_up(cli: Cli) -> None:
+    told = cli("models", "show", "zephyr-tiny", "--json").json
+    assert told["path"] == str(bundled_model_path())
+    assert cli("models", "show", "Zephyr_Tiny", "--json").json == told
+    sizes = dict(told["memory"])
+    parts = ("weights_mapped_bytes", "weights_repacked_bytes", "kv_bytes", "compute_bytes", "other_bytes")
+    assert sizes["needed_bytes"] == sum(sizes[part] for part in parts)
+    text = cli("models", "show", "zephyr-tiny").out
+    assert f", other {readable(sizes['other_bytes'])})" in text
+    assert "^J" not in text  # a list of sources ends its line
+
+
+def test_inspect_takes_a_name_as_chat_does(cli: Cli, home: Path) -> None:
+    path = put_in_store(store_folder(home), model(), "org/mine-GGUF", "mine.Q4_0.gguf")
+    for name in ("mine", "hf:org/mine-GGUF", path):
+        assert cli("inspect", name, "--json").json["path"] == str(path)
+    assert cli("inspect", "zephyr-tiny", "--json").json["path"] == str(bundled_model_path())
+    assert "Get it: zephyr-local pull zephyr-7b-beta." in cli("inspect", "zephyr-7b-beta", code=3).err
+    assert "empty" in cli("inspect", "", code=2).err
 
 
 # --- as a process ---

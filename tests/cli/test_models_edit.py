@@ -110,6 +110,8 @@ def test_a_models_own_name_may_stand_for_one_of_its_types(cli: Cli, home: Path) 
         (["new", "hf:org"], "is not the name of a repository"),
         (["new", "hf:org/repo:fast"], "is not a type"),
         (["new", ""], "aliases.new is not the name of a model"),
+        (["zephyr-tiny", "zephyr-7b-beta"], "zephyr-tiny is the bundled model's name"),
+        (["new", "Zephyr-Tiny"], "is the bundled model, which has no other name"),
         (["new"], "Give the model that NAME is to stand for."),
         (["--remove"], "Give the NAME that is to be forgotten."),
         (["--remove", "new"], "there is no alias new"),
@@ -134,6 +136,14 @@ def test_an_alias_of_nothing_that_is_known_is_made_and_said_so(cli: Cli, home: P
     for target in ("zephyr", "org/zephyr-GGUF", "zephyr-7b-beta", "hf:org/other", "work2"):
         cli("models", "alias", "work2", "zephyr")
         assert "yet" not in cli("models", "alias", "work", target).err
+
+
+def test_an_alias_that_takes_the_name_of_a_model_that_is_here_tells_so(cli: Cli, home: Path) -> None:
+    path = put_in_store(store_folder(home), model(), "org/mine-GGUF", "mine.Q4_0.gguf")
+    ran = cli("models", "alias", "mine", "zephyr-7b-beta")
+    assert f"note: {path} is called mine, too" in ran.err
+    for name, target in (("mine", "mine:q4_0"), ("mine", str(path)), ("mine", "hf:org/mine-GGUF"), ("other", "mine")):
+        assert "too;" not in cli("models", "alias", name, target).err
 
 
 def test_the_file_is_written_whole_where_a_link_leads_and_for_its_owner_alone(cli: Cli, home: Path) -> None:
@@ -187,9 +197,13 @@ def test_an_added_model_is_pulled_and_called_by_its_name(cli: Cli, hub: StandInH
     assert path.read_text().startswith(LAYOUT.rstrip())
     hub.add("org/fine-GGUF", {"something-else.Q4_0.gguf": model()})
     assert cli("pull", "fine").out.endswith("zephyr-local chat fine:q4_0\n")
+    for page in ("org/fine-GGUF", "org/fine-GGUF/blob/main/something-else.Q4_0.gguf"):
+        assert cli("pull", f"https://huggingface.co/{page}", "--json").json["was_here"] is True
     made = cli("models", "show", "fine", "--json").json
     assert (made["catalogue"], made["title"], made["licence"]) == ("fine", "Fine", "mit")
-    made = cli("models", "add", "Mine", "org/other-GGUF", "--checkpoint", "org/mine", "--json").json
+    ran = cli("models", "add", "Mine", "https://hf.co/org/other-GGUF", "--checkpoint", "org/mine", "--json")
+    assert ran.err.startswith("mine was known, and is replaced")
+    made = ran.json
     assert made == {"models": ["fine", "mine"], "folders": ["/models"]}
     assert 'gguf = ["org/other-GGUF"] # made in March\ntitle = "Mine"\n' in path.read_text()
     made = cli("models", "add", "fine", "--remove", "--json").json
@@ -208,6 +222,11 @@ def test_an_added_model_is_pulled_and_called_by_its_name(cli: Cli, hub: StandInH
         (["new", "org/repo", "--checkpoint", "x"], "is not the name of a repository"),
         (["../new", "org/repo"], "cannot be a model's name"),
         (["work", "org/repo"], "work is an alias"),
+        (["zephyr-7b-beta", "org/repo"], "zephyr-7b-beta is a model of the catalogue"),
+        (["Zephyr_7B.beta", "org/repo"], "zephyr-7b-beta is a model of the catalogue"),
+        (["zephyr_tiny", "org/repo"], "zephyr-tiny is the bundled model's name"),
+        (["--folder", ""], "the folder is empty"),
+        (["--folder", " "], "the folder is empty"),
         (["--remove", "zephyr-7b-beta"], "is not among the models that you added"),
         (["--remove", "mine", "org/repo"], "--folder and --remove go without REPOSITORY"),
         (["mine", "org/repo", "--folder", "x"], "Give a NAME and its REPOSITORY, or --folder."),

@@ -254,7 +254,7 @@ def test_partial_downloads_are_removed_and_gone_files_forgotten(cli: Cli, hub: S
     assert partial.exists()
     assert work.exists()
     made = cli("models", "prune", "--json").json
-    assert list(made) == ["partial_downloads", "folders", "forgotten", "kept", "dry_run"]
+    assert list(made) == ["partial_downloads", "folders", "unfinished", "forgotten", "kept", "dry_run"]
     assert made["partial_downloads"] == [
         {
             "repository": "org/x",
@@ -263,6 +263,7 @@ def test_partial_downloads_are_removed_and_gone_files_forgotten(cli: Cli, hub: S
             "sha256": "ab" * 32,
             "size_bytes": 5 * 10**9,
             "there_bytes": 2000,
+            "is_downloading": False,
         }
     ]
     assert (made["forgotten"], made["folders"], made["kept"], made["dry_run"]) == ([str(path)], [str(work)], 0, False)

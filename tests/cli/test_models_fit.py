@@ -16,9 +16,11 @@ import pytest
 from tests.cli.command import ROOT
 from tests.cli.conftest import Cli
 from tests.gguf_builder import split_model, tiny_model, write_parts
-from tests.model_store.store_fixtures import put_in_store
+from tests.model_store.store_fixtures import put_in_ollama, put_in_store
 from tests.shaped_model import MISTRAL_7B, SMALL, TINYLLAMA_1B, Shape, write_shaped_model
+from zephyr_local.cli.models_fit import _rates_told
 from zephyr_local.cli.type_fits import UNQUANTIZED, best, fit_of, in_other_type, shape_in_type
+from zephyr_local.data import bundled_model_path
 from zephyr_local.engine.llama import kernel_features
 from zephyr_local.errors import NotEnoughMemoryError
 from zephyr_local.gguf_split import read_model
@@ -225,6 +227,30 @@ def test_a_model_in_parts_and_of_a_type_that_no_name_tells(cli: Cli, home: Path)
     assert of[paths[0].name]["size_bytes"] == sum(len(tensor.data) for tensor in whole.tensors)
     assert of["F32"]["size_bytes"] == of[paths[0].name]["size_bytes"]
     assert [context["n_ctx"] for context in of["F32"]["contexts"]] == [512]
+
+
+def test_a_model_of_ollama_is_told_by_what_its_header_says_or_by_its_name(cli: Cli, home: Path) -> None:
+    for tag, number in (("7b", 15), ("3b", 1000)):
+        made = tiny_model()
+        made.metadata["general.file_type"] = ("u32", number)
+        put_in_ollama(home / ".ollama/models", made.build(), "mine", tag)
+    assert [one["type"] for one in cli("models", "fit", "mine:7b", "--json").json["types"] if one["path"]] == ["Q4_K_M"]
+    assert [one["type"] for one in cli("models", "fit", "mine:3b", "--json").json["types"] if one["path"]] == [
+        "mine:3b"
+    ]
+    assert "sha256" not in cli("models", "fit", "mine:7b").out
+
+
+def test_the_bundled_model_is_told_by_its_name(cli: Cli) -> None:
+    (here,) = [one for one in cli("models", "fit", "zephyr-tiny", "--json").json["types"] if one["path"]]
+    assert (here["type"], here["path"]) == ("Q4_K_M", str(bundled_model_path()))
+
+
+def test_rates_of_a_column_have_the_same_decimals_and_no_exponents() -> None:
+    assert _rates_told([12_734.0, None, 3_210.0, 987.6]) == ["12,700", "", "3,210", "988"]
+    assert _rates_told([66.26, 45.84, 9.876]) == ["66.3", "45.8", "9.9"]
+    assert _rates_told([8.012, 4.9, 4.0]) == ["8.01", "4.90", "4.00"]
+    assert _rates_told([None]) == [""]
 
 
 def test_what_cannot_be_told_is_refused(cli: Cli, home: Path) -> None:

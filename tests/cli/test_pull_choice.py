@@ -55,7 +55,7 @@ def test_where_nothing_fits_the_memory_it_says_how_much_is_missing_and_what_woul
     assert "Free memory, or take a smaller model." in small.stderr
     longer = run_limited(44 * GB // 10, "pull", "zephyr-7b-beta", "--n-ctx", "32768", environment=hub_environment)
     assert longer.returncode == 4
-    assert "Q2_K fits with --n-ctx 8192; or free memory." in longer.stderr
+    assert "Q2_K fits with --n-ctx 11264; or free memory." in longer.stderr
     assert hub.sent_bytes() == 0
     named = run_limited(2 * GB, "pull", "zephyr-7b-beta:q2_k", environment=hub_environment)
     assert named.returncode == 0

@@ -56,8 +56,21 @@ def test_a_context_that_was_asked_for_is_refused_with_the_shortfall_and_what_fit
         "are available: 1.00 GB too little"
     )
     assert caught.value.remedy.startswith("It fits with --kv-type q8_0;")
-    with pytest.raises(NotEnoughMemoryError, match="It fits with --n-ctx 16384;"):
+    with pytest.raises(NotEnoughMemoryError, match="It fits with --n-ctx 25600;"):
         plan(mistral, replace(asked, kv_type="q8_0"), host(needed - 2.5 * GB), "zephyr.gguf")
+
+
+@pytest.mark.parametrize(("asked", "step"), [(4096, 256), (1 << 20, 1024)])
+def test_the_nearest_context_is_the_longest_that_fits(mistral: ModelShape, asked: int, step: int) -> None:
+    settings = EngineSettings(n_ctx=asked, kv_type="q8_0")
+    machine = host(estimate_memory(mistral, replace(settings, n_ctx=asked // 3), AVX2).needed_bytes)
+    found = nearest_that_fits(mistral, settings, machine)
+    assert found is not None
+    assert found.n_ctx is not None
+    assert asked // 3 - step <= found.n_ctx <= asked // 3 + step
+    assert found == replace(settings, n_ctx=found.n_ctx)
+    assert shortfall(estimate_memory(mistral, found, AVX2), machine) is None
+    assert shortfall(estimate_memory(mistral, replace(found, n_ctx=found.n_ctx + step), AVX2), machine) is not None
 
 
 def test_where_nothing_fits_it_says_so(mistral: ModelShape) -> None:

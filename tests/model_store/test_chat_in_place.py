@@ -17,6 +17,7 @@ import pytest
 from tests.cli.command import ROOT, zephyr_local
 from tests.gguf_builder import model_of_file, split_model, write_parts, write_reciting_model
 from tests.model_store import store_fixtures as stores
+from zephyr_local.api import Zephyr
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the folders are those of Linux")
 
@@ -148,6 +149,21 @@ for name in sys.argv[1:]:
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == [store.sentence for store in STORES]
     _assert_used_in_place(user, before)
+
+
+def test_a_name_of_ollamas_tells_the_template_that_its_file_does_not(user: Path, tmp_path: Path):
+    model = model_of_file(write_reciting_model(tmp_path, "I lie in a blob.", n_block=1))
+    model.metadata["general.name"] = ("str", "a model of 2023")
+    for name in ("zephyr", "llamas"):
+        stores.put_in_ollama(user / ".ollama/models", model.build(), name, "7b")
+    done = zephyr_local("chat", "zephyr:7b", "Where do you lie?")
+    assert (done.returncode, done.stdout) == (0, "I lie in a blob.\n"), done.stderr
+    assert "zephyr:7b has no chat template; Zephyr's is used" in done.stderr
+    other = zephyr_local("chat", "llamas:7b", "Where do you lie?")
+    assert other.returncode == 1
+    assert "has no chat template" in other.stderr
+    with Zephyr("zephyr:7b") as zephyr:
+        assert zephyr.complete([{"role": "user", "content": "Where do you lie?"}]).text == "I lie in a blob."
 
 
 def test_a_chat_that_is_saved_goes_on_with_the_model_in_its_place(user: Path, tmp_path: Path):

@@ -69,6 +69,8 @@ class TestNothingHere:
             ("hf:some/thing:Q4_K_M@main", "hf:some/thing:q4_k_m@main"),
             ("hf:some/thing/a b.gguf@0123abc", "hf:some/thing/a b.gguf@0123abc"),
             (r"hf:some\thing\b.gguf", "hf:some/thing/b.gguf"),
+            (f"https://huggingface.co/{BETA}/blob/main/z.gguf", f"hf:{BETA}/z.gguf@main"),
+            ("zephyr-7b-beta:Q4_K_M@0123abc", f"hf:{BETA}:q4_k_m@0123abc"),
             (f"hf.co/{BETA}:Q4_K_M", f"hf:{BETA}:q4_k_m"),
         ],
     )
@@ -102,6 +104,32 @@ class TestNothingHere:
         ollama(home, "two", "7b", OTHER)
         error = refused("nonsense")
         assert error.remedy == "Here are: one.Q4_0, two:7b"
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("zephyr-7b-bata", "zephyr-7b-beta"),
+            ("zephyr-7b:q4_k_m", "zephyr-7b-beta"),
+            ("zefyr-7b-alpha", "zephyr-7b-alpha"),
+            ("zephyr-tinny", "zephyr-tiny"),
+            ("mistrall", "mistral"),
+            ("offise", "office"),
+        ],
+    )
+    def test_what_is_spelled_nearly_so_is_asked_for(self, name, meant):
+        store("mistral.Q4_0.gguf")
+        user_file("[aliases]\noffice = 'zephyr-7b-beta'\n")
+        assert refused(name).remedy.startswith(f"Did you mean {meant}? ")
+
+    @pytest.mark.parametrize("name", ["nonsense", "hello", "gemma-7b", "x", LONG])
+    def test_what_is_like_no_name_is_not(self, name):
+        assert "Did you mean" not in str(refused(name))
+
+    @pytest.mark.parametrize("name", ["zephyr-7b-beta:nonsense", "Zephyr_7b_beta:q9"])
+    def test_a_type_that_is_none_is_told_with_examples(self, name):
+        error = refused(name)
+        assert error.problem == f"{name.rpartition(':')[2]!r} in {name!r} is not a type that is known"
+        assert error.remedy == "Write one that is, such as zephyr-7b-beta:q4_k_m or zephyr-7b-beta:q8_0"
 
     def test_of_many_that_are_here_a_few_are_told(self):
         for number in range(10):

@@ -54,6 +54,16 @@ class TestSeveralTypes:
         models = {"Q4_K_M": SMALL, "Q8_0": MIDDLE, "F16": LARGE}
         return {kind: store(f"zephyr-7b-beta.{kind}.gguf", model) for kind, model in models.items()}
 
+    def test_what_fits_depends_on_the_settings(self, types, have):
+        long = EngineSettings(n_ctx=32768)
+        needed = [
+            estimate_memory(shape_of(read_model(types[kind])), long, read_cpu().features).needed_bytes
+            for kind in ("Q4_K_M", "Q8_0")
+        ]
+        have(max(needed_bytes(types["F16"]), *needed))
+        assert resolve("zephyr-7b-beta").path == types["F16"]
+        assert resolve("zephyr-7b-beta", long).path == types["Q8_0"]
+
     @pytest.mark.parametrize("name", ["zephyr-7b-beta", BETA, f"hf:{BETA}"])
     def test_the_largest_that_fits_is_taken_and_told(self, types, have, name):
         have(needed_bytes(types["Q8_0"]))

@@ -90,6 +90,42 @@ class TestHubNames:
         assert len(str(refused.value)) < 1000
         assert "\x1b" not in str(refused.value)
 
+    @pytest.mark.parametrize(
+        "host", ["https://huggingface.co", "http://hf.co", "https:/HuggingFace.co", "https://www.hf.co"]
+    )
+    @pytest.mark.parametrize(
+        ("page", "means"),
+        [
+            ("a/b", "hf:a/b"),
+            ("a/b/", "hf:a/b"),
+            ("a/b?library=gguf#files", "hf:a/b"),
+            ("a/b:q4_k_m", "hf:a/b:q4_k_m"),
+            ("a/b/tree/main", "hf:a/b@main"),
+            ("a/b/tree/refs%2Fpr%2F1", "hf:a/b@refs/pr/1"),
+            ("a/b/blob/main/c.Q4_0.gguf", "hf:a/b/c.Q4_0.gguf@main"),
+            ("a/b/resolve/0123abc/d/c%20d.gguf?download=true", "hf:a/b/d/c d.gguf@0123abc"),
+            ("a/b/raw/main/c.gguf", "hf:a/b/c.gguf@main"),
+        ],
+    )
+    def test_the_address_of_a_page_is_a_name(self, host, page, means):
+        assert is_hub_name(f"{host}/{page}")
+        assert not looks_like_path(f"{host}/{page}")
+        assert str(parse_hub_name(f"{host}/{page}")) == means
+
+    @pytest.mark.parametrize(
+        "page", ["", "a", "datasets/a/b", "spaces/a/b", "a/b/discussions", "a/b/blob/main", "a/b/c.gguf", "a//b"]
+    )
+    def test_the_address_of_another_page_is_refused(self, page):
+        with pytest.raises(InvalidInputError, match="is not the name of a repository"):
+            parse_hub_name(f"https://huggingface.co/{page}")
+
+    def test_addresses_of_the_hub_that_is_set_count_and_others_do_not(self, monkeypatch):
+        address = "http://127.0.0.1:8000/hub/a/b/blob/main/c.gguf"
+        assert not is_hub_name(address)
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:8000/hub/")
+        assert str(parse_hub_name(address)) == "hf:a/b/c.gguf@main"
+        assert not is_hub_name("https://example.com/a/b")
+
     def test_only_the_prefix_says_that_a_name_is_a_repositorys(self):
         assert is_hub_name("hf:a/b")
         assert not is_hub_name("a/b")

@@ -254,7 +254,7 @@ class TestDamage:
         with Registry(file) as registry:
             registry.record(record_of(model))
         with contextlib.closing(sqlite3.connect(file)) as connection:
-            connection.execute("PRAGMA user_version = 2")
+            connection.execute("PRAGMA user_version = 3")
         data = file.read_bytes()
         for _ in range(2):
             with pytest.raises(OutputError, match="was written by a newer zephyr-local"):

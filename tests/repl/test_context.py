@@ -296,6 +296,13 @@ def test_model_goes_over_to_another_file_and_back(open_chat: OpenChat, counting:
     assert chat.last_line == before
 
 
+def test_an_empty_model_is_not_the_current_folder(open_chat: OpenChat):
+    chat = open_chat()
+    for name in ('""', "''"):
+        assert "is empty" in chat.ask(f"/model {name}", "the model is still")
+        chat.screen.reset()
+
+
 def test_a_model_that_does_not_load_leaves_the_one_that_was_there(open_chat: OpenChat, tmp_path: Path):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(1000))
     (tmp_path / "empty.gguf").write_bytes(b"")

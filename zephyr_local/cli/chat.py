@@ -45,6 +45,9 @@ class Request:
     """What was asked for, by flags, environment and configuration."""
 
     model: Path | None
+    """A file or a name, the bundled model's among them; None where none was asked for."""
+    is_one_word: bool
+    """Whether the model is all that was said: it may have been meant as a question."""
     question: str | None
     system: str | None
     template: str | None
@@ -130,6 +133,7 @@ def command(
     counts = given if continues or chat is not None else set(ctx.params)
     request = Request(
         Path(model) if model is not None and "model" in counts else None,
+        question is None and ctx.get_parameter_source("model") is ParameterSource.COMMANDLINE,
         require_utf8(question, "the question"),
         require_utf8(system or None, "the system prompt") if "system" in counts else None,
         template if "template" in counts else None,
@@ -204,10 +208,9 @@ def _open(
     """The store, the chat in it that is gone on with, and the model, which does not load yet."""
     from zephyr_local.repl.late_model import LateModel
 
-    if request.model is not None:
-        request = dataclasses.replace(request, model=_find(request.model, request.template))
+    file, template = (None, request.template) if request.model is None else _find(request.model, request, settings)
     goes_on = request.continues or request.chat is not None
-    model = None if goes_on else LateModel(request.model, settings, request.template)
+    model = None if goes_on else LateModel(file, settings, template)
     try:
         from zephyr_local.transcripts.store import ChatStore
         from zephyr_local.transcripts.stored_chat import StoredChat
@@ -227,10 +230,10 @@ def _open(
             if number is None:
                 raise InvalidInputError("there is no chat to go on with", "Begin one: zephyr-local chat")
             stored, record = StoredChat.resume(store, number)
-            path, template = request.model, request.template
-            if template is None and path is None:  # a template that was given for a model is that model's
+            path = file
+            if template is None and request.model is None:  # a template that was given for a model is that model's
                 template = stored.origin.template
-            if path is None and stored.origin.model is not None:
+            if request.model is None and stored.origin.model is not None:
                 path = Path(stored.origin.model)
                 if not _exists(stored.origin.model):
                     raise ModelNotFoundError(
@@ -331,13 +334,17 @@ def _exists(word: str) -> bool:
     return False
 
 
-def _find(name: Path, template: str | None) -> Path:
-    """The file of a path or a name; tells at once what the load would tell later."""
+def _find(name: Path, request: Request, settings: EngineSettings) -> tuple[Path | None, str | None]:
+    """The file of a path or a name, None for the bundled model's, and its template; tells what the load would later."""
     if _exists(str(name)):
-        return name
+        return name, request.template
+    from zephyr_local.model_store.names import is_bundled_name
+
+    if is_bundled_name(str(name)):
+        return None, request.template
     from zephyr_local.cli.first_use import find_model  # which a path need not wait for
 
-    return find_model(name, template=template)
+    return find_model(name, settings, template=request.template, is_one_word=request.is_one_word)
 
 
 def _is_saving(request: Request, *, once: bool) -> bool:

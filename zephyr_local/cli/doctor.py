@@ -5,13 +5,15 @@
 - ``versions``: ``zephyr_local``, ``llama_cpp_python``, ``python``, ``executable``, ``system``
 - ``cpu``: the fields of :class:`~zephyr_local.hardware.CPU`, and ``recommended_threads``
 - ``memory``: the fields of :class:`~zephyr_local.hardware.Memory`
-- ``disk``: ``data_folder`` and the fields of :class:`~zephyr_local.hardware.Disk`
+- ``disk``: ``data_folder`` and the fields of :class:`~zephyr_local.hardware.Disk`; ``store_folder``, where models are
+  pulled to, and ``store_free_bytes``
 - ``engine``: the fields of :class:`~zephyr_local.engine.probe.Probed` without ``devices``; ``kernels`` for the
   instructions that it was built for, ``unused_features`` for those of the CPU that it was not
 - ``devices``: ``devices``, a list with the fields of :class:`~zephyr_local.hardware.Device`
 - ``gpus``: ``gpus``, a list with the fields of :class:`~zephyr_local.hardware.Gpu`, and ``is_used`` of each
 - ``extras``: ``extras``, name → ``is_installed`` and ``missing_packages``
-- ``network``: ``is_offline`` and ``variables``, those that say so; ``configuration``: ``path`` and ``exists``
+- ``network``: ``is_offline`` and ``variables``, those that say so; ``configuration``,
+  ``catalogue`` (the user's models.toml) and ``registry`` (models.sqlite3): ``path`` and ``exists``
 - ``hub``: ``hf_token_is_set`` and ``hf_endpoint`` (null: the hub's own). A check that failed has none of its keys.
 """
 
@@ -25,23 +27,31 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Final, TypeVar
 
 import click
 
-from zephyr_local import __version__, offline
-from zephyr_local.configuration import configuration_path, read_configuration
+from zephyr_local import __version__
+from zephyr_local.cli.doctor_check import Check, Status
+from zephyr_local.cli.doctor_settings import (
+    catalogue_check,
+    configuration_check,
+    hub_check,
+    network_check,
+    registry_check,
+)
+from zephyr_local.configuration import configuration_path
 from zephyr_local.engine.probe import Probed, probe
 from zephyr_local.errors import OutputError, ZephyrError
 from zephyr_local.hardware import CPU, Gpu, Memory, Vendor, disk_of, find_gpus, read_cpu, read_memory
 from zephyr_local.hardware.features import COMPARED
+from zephyr_local.model_store.catalogue import catalogue_path
+from zephyr_local.model_store.library import store_folder
+from zephyr_local.model_store.registry import registry_path
 from zephyr_local.repl.screen import visible
 from zephyr_local.user_folders import data_folder
-
-Status = Literal["ok", "note", "problem"]
 
 EXTRAS: Final = {
     "fast": "quantize several times faster",
@@ -76,17 +86,6 @@ _EXTRA: Final = re.compile(r"""extra\s*==\s*['"]([\w-]+)['"]""")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _Answer = TypeVar("_Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What one check found."""
-
-    status: Status
-    text: str
-    """One line, or several."""
-    facts: Mapping[str, object] = field(default_factory=dict)
-    remedies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,16 +195,22 @@ def memory_check(memory: Memory) -> Check:
     return Check("ok", text, facts)
 
 
-def disk_check(folder: Path) -> Check:
-    """What there is to say of the disk that the user's data is, or would be, on."""
+def disk_check(folder: Path, store: Path | None = None) -> Check:
+    """What there is to say of the disk that the user's data is, or would be, on, and of the store's, if it is apart."""
     if folder.parts[:1] == ("~",):  # what platformdirs answers where no home folder is known
         raise OutputError("no home folder is known for chats and models", "Set the environment variable HOME")
-    disk = disk_of(folder)
+    store = folder if store is None else store
+    disk, stores = disk_of(folder), disk_of(store)
     facts = asdict(disk) | {"folder": str(disk.folder), "data_folder": str(folder)}
+    facts |= {"store_folder": str(store), "store_free_bytes": stores.free_bytes}
     text = f"{_size(disk.free_bytes)} of {_size(disk.total_bytes)} free for {folder}"
-    if not disk.is_writable:
-        return Check("problem", f"{text}, but {disk.folder} cannot be written to", facts, ("Check its permissions",))
-    if disk.free_bytes < _ROOM_BYTES:
+    if not store.is_relative_to(folder):
+        text += f"\n{_size(stores.free_bytes)} of {_size(stores.total_bytes)} free for models in {store}"
+    for place in (disk, stores):
+        if not place.is_writable:
+            problem = f"{text}, but {place.folder} cannot be written to"
+            return Check("problem", problem, facts, ("Check its permissions",))
+    if stores.free_bytes < _ROOM_BYTES:
         return Check("note", f"{text}: too little for a 7B model", facts, ("Make room, or keep models elsewhere",))
     return Check("ok", text, facts)
 
@@ -292,49 +297,11 @@ def extras_check(requirements: Sequence[str]) -> Check:
     return Check("note" if remedies else "ok", "; ".join(said), {"extras": facts}, (*remedies,))
 
 
-def network_check() -> Check:
-    """Whether connections may leave this machine."""
-    if not offline.is_offline():
-        text = "may be asked, by pull, evaluate, data feedback and train"
-        return Check("ok", text, {"is_offline": False, "variables": []})
-    names = offline.variables_that_forbid()
-    return Check("ok", f"offline: {' and '.join(names)} is set", {"is_offline": True, "variables": names})
-
-
-def hub_check() -> Check:
-    """What is set of the model hub; the token itself is never shown."""
-    has_token, endpoint = bool(os.environ.get("HF_TOKEN")), os.environ.get("HF_ENDPOINT")
-    facts: dict[str, object] = {"hf_token_is_set": has_token, "hf_endpoint": None}
-    text = f"HF_TOKEN is {'set' if has_token else 'not set'}"
-    if not endpoint:
-        return Check("ok", text, facts)
-    try:
-        parts = urlsplit(endpoint)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_address = False
-    if not is_address:
-        return Check("problem", f"{text}; HF_ENDPOINT is no http address", facts, ("Correct it, or unset it",))
-    # Without what may stand before the host: a name and a password.
-    facts["hf_endpoint"] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    return Check("ok", f"{text}; HF_ENDPOINT is {facts['hf_endpoint']}", facts)
-
-
-def configuration_check(path: Path) -> Check:
-    """Whether the configuration file is sound."""
-    facts = {"path": str(path), "exists": os.path.lexists(path)}
-    try:
-        read_configuration(path)
-    except ZephyrError as error:
-        return Check("problem", error.problem, facts, (error.remedy,))
-    return Check("ok", f"{path}" if facts["exists"] else f"{path} does not exist: the defaults hold", facts)
-
-
 _CHECKS: Final[Mapping[str, Callable[[Asked], Check]]] = {
     "versions": lambda _: versions_check(),
     "cpu": lambda _: cpu_check(read_cpu()),
     "memory": lambda _: memory_check(read_memory()),
-    "disk": lambda _: disk_check(data_folder()),
+    "disk": lambda _: disk_check(data_folder(), store_folder()),
     "engine": lambda asked: engine_check(asked.probed.result(), read_cpu()),
     "devices": lambda asked: devices_check(_answer(asked.probed)),
     "gpus": lambda asked: gpus_check(asked.gpus.result(), _answer(asked.probed)),
@@ -342,6 +309,8 @@ _CHECKS: Final[Mapping[str, Callable[[Asked], Check]]] = {
     "network": lambda _: network_check(),
     "hub": lambda _: hub_check(),
     "configuration": lambda _: configuration_check(configuration_path()),
+    "catalogue": lambda _: catalogue_check(catalogue_path()),
+    "registry": lambda _: registry_check(registry_path()),
 }
 
 

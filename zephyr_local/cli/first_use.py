@@ -13,27 +13,36 @@ from zephyr_local.cli.models_told import on_a_line
 from zephyr_local.cli.notice import show_notice
 from zephyr_local.errors import ModelNotFoundError, OutputError, ZephyrError
 from zephyr_local.model_store.catalogue import CatalogueEntry
-from zephyr_local.model_store.library import resolve
+from zephyr_local.model_store.library import assumed_template, resolve
 from zephyr_local.repl.screen import visible
+from zephyr_local.settings import EngineSettings
 
 _MAX_SHOWN_CHARS = 4000
 
 
-def find_model(name: Path, *, template: str | None) -> Path:
-    """The file that a path or a name stands for; raises ModelNotFoundError.
+def find_model(
+    name: Path, settings: EngineSettings, *, template: str | None, is_one_word: bool = False
+) -> tuple[Path, str | None]:
+    """The file that a path or a name stands for, and the template to be used: ``template``, or one that the name tells
+    where the file brings none. Raises ModelNotFoundError, where it was one word as for a question.
 
     Where the catalogue knows the model's chat template and the file brings another, that one is shown, once; not where
     the user has chosen ``template``.
     """
     try:
-        resolved = resolve(str(name))
+        resolved = resolve(str(name), settings)
     except ModelNotFoundError as error:
+        if not is_one_word:
+            raise
         raise ModelNotFoundError(error.problem, f"{error.remedy}; a question of one word goes after --prompt") from None
     for notice in resolved.notices:
         show_notice(on_a_line(notice))
     if resolved.entry is not None and template is None:
         _show_other_template(resolved.path, resolved.entry)
-    return resolved.path
+    if template is None and (assumed := assumed_template(resolved)) is not None:
+        show_notice(f"{on_a_line(str(name))} has no chat template; Zephyr's is used")
+        return resolved.path, assumed
+    return resolved.path, template
 
 
 def _show_other_template(path: Path, entry: CatalogueEntry) -> None:

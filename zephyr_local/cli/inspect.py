@@ -1,12 +1,15 @@
-"""`zephyr-local inspect FILE`: what a GGUF says about itself, read without any native code."""
+"""`zephyr-local inspect MODEL`: what a GGUF says about itself, read without any native code."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
 
+from zephyr_local.cli.models_told import on_a_line
+from zephyr_local.cli.notice import show_notice
 from zephyr_local.cli.verdict import Verdict, read_with_verdict
 from zephyr_local.gguf_file import GGUFFile
 from zephyr_local.repl.screen import visible
@@ -16,18 +19,38 @@ MAX_SHOWN_VALUES = 8
 
 
 @click.command("inspect", short_help="Show a GGUF file's metadata and tensors.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, arrays and texts in full.")
-def command(file: Path, as_json: bool) -> None:
-    """Show FILE's metadata and tensors, and whether `chat` would load it, with which template.
+def command(model: str, as_json: bool) -> None:
+    """Show the metadata and tensors of MODEL, a GGUF file or the name of a model on this machine, and whether `chat`
+    would load it, with which template.
 
     Of a model in several files give the first, NAME-00001-of-00003.gguf.
     """
-    gguf, verdict = read_with_verdict(file)
+    gguf, verdict = read_with_verdict(_file_of(model))
     if as_json:
         click.echo(json.dumps(_as_json(gguf, verdict)))
     else:
         _show(gguf, verdict)
+
+
+def _file_of(name: str) -> Path:
+    """The file of a path or a name; a path is left to the reader, whatever it leads to."""
+    from zephyr_local.model_store.names import is_bundled_name, looks_like_path
+
+    path = Path(name)
+    if name and (looks_like_path(name) or os.path.lexists(name)):
+        return path
+    if is_bundled_name(name):
+        from zephyr_local.data import bundled_model_path
+
+        return bundled_model_path()
+    from zephyr_local.model_store.library import resolve  # which a path need not wait for
+
+    resolved = resolve(name)
+    for notice in resolved.notices:
+        show_notice(on_a_line(notice))
+    return resolved.path
 
 
 def _as_json(gguf: GGUFFile, verdict: Verdict) -> dict[str, object]:

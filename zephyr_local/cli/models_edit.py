@@ -62,11 +62,13 @@ def _forget_alias(name: str, catalogue: Catalogue) -> Catalogue:
 
 
 def _set_alias(name: str, target: str, catalogue: Catalogue) -> Catalogue:
-    from zephyr_local.model_store.catalogue import expanded, read_catalogue, require_name
+    from zephyr_local.model_store.catalogue import expanded, read_catalogue, require_free_name
     from zephyr_local.model_store.library import existing_file, without_aliases
-    from zephyr_local.model_store.names import folded, looks_like_path, shown_name, split_type
+    from zephyr_local.model_store.names import folded, is_bundled_name, looks_like_path, shown_name, split_type
 
-    require_name(name)
+    require_free_name(name)
+    if is_bundled_name(target):
+        raise InvalidInputError(f"{target} is the bundled model, which has no other name", "Leave out the alias")
     if folded(target) == folded(name):
         raise InvalidInputError(f"{name} cannot stand for itself", "Give another name, or the model's path")
     # A model's own name may be an alias for one of its types, which is what it means from then on.
@@ -92,7 +94,24 @@ def _set_alias(name: str, target: str, catalogue: Catalogue) -> Catalogue:
     click.echo(f"{name} is {on_a_line(target)}.", err=True)
     if not _is_known(target, catalogue):
         show_notice(f"nothing here has the name {on_a_line(target)} yet")
+    for path in _shadowed(name, target, catalogue):
+        show_notice(f"{on_a_line(path)} is called {name}, too; from now on {name} is the alias, and that is its path")
     return catalogue
+
+
+def _shadowed(name: str, target: str, catalogue: Catalogue) -> tuple[Path, ...]:
+    """The models here that an alias takes their name from, but those that it stands for."""
+    from zephyr_local.model_store.library import matching, models_here, what_is_wanted, without_aliases
+    from zephyr_local.model_store.names import folded, looks_like_path, split_type
+
+    final = without_aliases(target, catalogue)
+    if folded(split_type(final)[0]) == folded(name):
+        return ()
+    found = models_here(catalogue).models
+    meant = () if looks_like_path(final) else matching(what_is_wanted(final, catalogue), found)
+    own = {model.path for model in meant} | {catalogue.path.parent / final}
+    called_so = matching(what_is_wanted(name, catalogue), found)
+    return tuple(model.path for model in called_so if model.path not in own)
 
 
 def _is_known(target: str, catalogue: Catalogue) -> bool:
@@ -153,25 +172,35 @@ def add(
 
 
 def _add_model(name: str, repository: str, texts: dict[str, str]) -> Catalogue:
-    from zephyr_local.model_store.catalogue import read_catalogue, require_name
-    from zephyr_local.model_store.hub import parse_repository
-    from zephyr_local.model_store.names import HUB_PREFIX
+    from zephyr_local.model_store.catalogue import read_catalogue, require_free_name
 
-    require_name(name)
+    require_free_name(name)
     catalogue = read_catalogue()
     if catalogue.alias(name) is not None:
         raise InvalidInputError(f"{name} is an alias", f"Remove it first: zephyr-local models alias --remove {name}")
-    values: dict[str, object] = {"gguf": [parse_repository(repository.removeprefix(HUB_PREFIX))], **texts}
-    if "checkpoint" in texts:
-        values["checkpoint"] = parse_repository(texts["checkpoint"].removeprefix(HUB_PREFIX))
-    file = TomlFile(catalogue.path)
     known = catalogue.entry(name)
-    own_name = known.name if known is not None and known.is_own else name
+    if known is not None and not known.is_own:
+        raise InvalidInputError(f"{known.name} is a model of the catalogue", "Choose another name")
+    values: dict[str, object] = {"gguf": [_repository(repository)], **texts}
+    if "checkpoint" in texts:
+        values["checkpoint"] = _repository(texts["checkpoint"])
+    file = TomlFile(catalogue.path)
+    own_name = name if known is None else known.name
     for key, value in values.items():
         file.set(("models", own_name, key), value)
     catalogue = _save(file)
-    click.echo(f"{own_name} is known: zephyr-local pull {own_name}", err=True)
+    what = "is known" if known is None else f"was known, and is replaced by {on_a_line(repository)}"
+    click.echo(f"{own_name} {what}: zephyr-local pull {own_name}", err=True)
     return catalogue
+
+
+def _repository(text: str) -> str:
+    """OWNER/REPO, of which ``text`` may be the address on the hub, too."""
+    from zephyr_local.model_store.hub import parse_repository
+    from zephyr_local.model_store.names import HUB_PREFIX, is_hub_name, parse_hub_name
+
+    bare = text.removeprefix(HUB_PREFIX)
+    return parse_repository(parse_hub_name(text).repository if bare == text and is_hub_name(text) else bare)
 
 
 def _forget_model(name: str) -> Catalogue:
@@ -191,6 +220,8 @@ def _forget_model(name: str) -> Catalogue:
 def _edit_folders(text: str, *, remove: bool) -> Catalogue:
     from zephyr_local.model_store.catalogue import expanded, read_catalogue
 
+    if not text.strip():
+        raise InvalidInputError("the folder is empty", "Give the path of a folder of models")
     catalogue = read_catalogue()
     folder = expanded(text).absolute()
     places = [i for i, known in enumerate(catalogue.folders) if known.absolute() == folder]

@@ -20,6 +20,7 @@ from zephyr_local.settings import DEFAULT_N_CTX, EngineSettings
 
 if TYPE_CHECKING:
     from zephyr_local.cli.type_fits import TypeFit
+    from zephyr_local.gguf_file import GGUFFile
     from zephyr_local.memory.shape import ModelShape
 
 
@@ -102,26 +103,39 @@ def _types(name: str) -> tuple[dict[str, ModelShape], dict[str, Path]]:
 def _types_of_file(name: str) -> tuple[dict[str, ModelShape], dict[str, Path]]:
     """The same of a model that is known by its file alone."""
     from zephyr_local.cli.type_fits import in_other_type
+    from zephyr_local.data import bundled_model_path
     from zephyr_local.gguf_check import check_runnable
     from zephyr_local.gguf_split import read_model
     from zephyr_local.memory.shape import shape_of
-    from zephyr_local.model_store.library import base_and_type, resolve
-    from zephyr_local.model_store.names import type_in_name
+    from zephyr_local.model_store.library import Resolved, base_and_type, existing_file, resolve
+    from zephyr_local.model_store.names import is_bundled_name, type_in_name
     from zephyr_local.quantize.types import FileType
 
-    resolved = resolve(name)
+    is_bundled = is_bundled_name(name) and existing_file(name) is None
+    resolved = Resolved(bundled_model_path()) if is_bundled else resolve(name)
     for notice in resolved.notices:
         show_notice(on_a_line(notice))
     gguf = read_model(resolved.path)
     check_runnable(gguf)
     own = shape_of(gguf)
     told = base_and_type(resolved.model)[1] if resolved.model else type_in_name(resolved.path.stem)[1]
-    own_type = told or on_a_line(resolved.path.name)
+    if told is None and resolved.model is not None and resolved.model.owner == "ollama":
+        own_type = _type_in_header(gguf) or on_a_line(resolved.model.name)  # the file's name is a digest
+    else:
+        own_type = told or on_a_line(resolved.path.name)
     shapes = {}
     for kind in FileType:
         with contextlib.suppress(InvalidInputError):  # its rows are no whole number of the type's blocks
             shapes[kind.name] = in_other_type(own, kind)
     return {**shapes, own_type: own}, {own_type: resolved.path}
+
+
+def _type_in_header(gguf: GGUFFile) -> str | None:
+    """What the file itself says that it was made as, where that is one of llama-quantize's types."""
+    from zephyr_local.quantize.types import FileType
+
+    number = gguf.metadata.get("general.file_type")
+    return next((kind.name for kind in FileType if kind.ftype == number), None)
 
 
 def _shape_at(path: Path) -> ModelShape | None:
@@ -143,7 +157,8 @@ def _show(table: _Table) -> None:
     has_gpu = bool(table.machine.gpus)
     header = ["TYPE", "SIZE", *(f"AT {n_ctx}" for n_ctx in contexts)]
     rows = [[*header, *(["GPU LAYERS"] if has_gpu else []), "TOKENS/S", ""]]
-    for fit_ in table.fits:
+    rates = [fit_.tokens_s if fit_.fits_anywhere else None for fit_ in table.fits]
+    for fit_, rate in zip(table.fits, _rates_told(rates), strict=True):
         cells = [fit_.type_name, readable(fit_.model.size_bytes)]
         for n_ctx in contexts:
             needed = readable(_needed(fit_, n_ctx)) if n_ctx in fit_.estimates else ""
@@ -151,7 +166,7 @@ def _show(table: _Table) -> None:
         if has_gpu:
             layers = next(iter(fit_.estimates.values())).n_gpu_layers
             cells.append(f"{layers} of {fit_.model.n_layer + 1}")
-        cells.append("" if fit_.tokens_s is None or not fit_.fits_anywhere else f"{fit_.tokens_s:.3g}")
+        cells.append(rate)
         cells.append("here" if fit_.type_name in table.here else "")
         rows.append(cells)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -160,6 +175,13 @@ def _show(table: _Table) -> None:
         line = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
         click.echo("  ".join(line).rstrip())
     _show_what_it_is_compared_with(table)
+
+
+def _rates_told(rates: Sequence[float | None]) -> list[str]:
+    """A column of rates: three digits of the largest count, and all have its decimals."""
+    largest = max((rate for rate in rates if rate is not None), default=0.0)
+    decimals = 2 if largest < 10 else 1 if largest < 100 else 0
+    return ["" if rate is None else f"{float(f'{rate:.3g}'):,.{decimals}f}" for rate in rates]
 
 
 def _show_what_it_is_compared_with(table: _Table) -> None:

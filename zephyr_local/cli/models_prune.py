@@ -12,7 +12,15 @@ from typing import Final, TypeVar
 
 import click
 
-from zephyr_local.cli.models_told import on_a_line, partial_as_json, partial_told, partials_here
+from zephyr_local.cli.models_told import (
+    on_a_line,
+    partial_as_json,
+    partial_told,
+    partials_here,
+    target_of,
+    unfinished_here,
+    unfinished_told,
+)
 from zephyr_local.cli.notice import show_notice
 from zephyr_local.errors import OutputError
 
@@ -29,21 +37,24 @@ def prune(dry_run: bool, as_json: bool) -> None:
 
     The same pull would go on with a partial download; after this it begins anew. What a process downloads now stays,
     and the exit code is 1. The JSON object has partial_downloads (repository, revision, file, sha256, size_bytes,
-    there_bytes), folders (of checkpoints), forgotten (paths), kept (as many as could not be removed) and dry_run.
+    there_bytes, is_downloading), folders (of checkpoints), unfinished (paths of models that a conversion did not end),
+    forgotten (paths), kept (as many as could not be removed) and dry_run.
     """
     from zephyr_local.model_store.partials import remove_partial
 
     is_real = not dry_run
     partials, kept_partials = _remove_each(partials_here(), remove_partial if is_real else None)
     folders, kept_folders = _remove_each(_checkpoint_folders(), _remove_folder if is_real else None)
+    unfinished, kept_unfinished = _remove_unfinished(is_real=is_real)
     gone = _gone()
     if is_real and gone:
         _forget(gone)
-    kept = kept_partials + kept_folders
+    kept = kept_partials + kept_folders + kept_unfinished
     if as_json:
         made = {
             "partial_downloads": [partial_as_json(partial) for partial in partials],
             "folders": [str(folder) for folder in folders],
+            "unfinished": [str(path) for path, _ in unfinished],
             "forgotten": [str(path) for path in gone],
             "kept": kept,
             "dry_run": dry_run,
@@ -55,9 +66,11 @@ def prune(dry_run: bool, as_json: bool) -> None:
             click.echo(f"{verb} {partial_told(partial)}")
         for folder in folders:
             click.echo(f"{verb} {on_a_line(folder)}")
+        for _, told in unfinished:
+            click.echo(f"{verb} {told}, which was not finished")
         for path in gone:
             click.echo(f"{'Forgot' if is_real else 'Would forget'} {on_a_line(path)}, which is gone")
-        if not (partials or folders or gone or kept):
+        if not (partials or folders or unfinished or gone or kept):
             click.echo("There is nothing to remove.", err=True)
     if kept:
         raise click.exceptions.Exit(1)
@@ -75,6 +88,25 @@ def _remove_each(things: Iterable[_Thing], remove: Callable[[_Thing], object] | 
         except OutputError as error:
             kept += 1
             show_notice(str(error))
+    return removed, kept
+
+
+def _remove_unfinished(*, is_real: bool) -> tuple[list[tuple[Path, str]], int]:
+    """What killed conversions have left in the store, with its size; what a living one writes stays."""
+    from zephyr_local.quantize.leftovers import is_being_written, settle_leftovers
+
+    removed: list[tuple[Path, str]] = []
+    kept = 0
+    for path in unfinished_here():
+        told = unfinished_told(path)
+        if not is_being_written(path):
+            if is_real:
+                settle_leftovers(target_of(path))
+            if not is_real or not os.path.lexists(path):
+                removed.append((path, told))
+                continue
+        kept += 1
+        show_notice(f"{on_a_line(path)} stays: a process writes it now, it cannot be removed, or it is not ours")
     return removed, kept
 
 

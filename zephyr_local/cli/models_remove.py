@@ -32,7 +32,8 @@ _OURS = "zephyr-local"
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def remove(name: str, also_from: str | None, yes: bool, as_json: bool) -> None:
-    """Remove the model NAME, which was pulled. What another tool keeps needs --also-from OWNER, and a yes.
+    """Remove the model NAME, which was pulled; on a terminal it asks before. What another tool keeps needs --also-from
+    OWNER, and a yes.
 
     The JSON object has removed (paths) and size_bytes.
     """
@@ -51,6 +52,13 @@ def remove(name: str, also_from: str | None, yes: bool, as_json: bool) -> None:
             click.confirm(f"Remove {on_a_line(model.path)} ({size}), which is {owner}'s?", abort=True, err=True)
     elif also_from not in (None, _OURS):
         raise InvalidInputError(f"{model.name} is zephyr-local's own", "Leave --also-from out")
+    elif not yes and sys.stdin is not None and sys.stdin.isatty():
+        if (alias := _alias_in(name, catalogue)) is not None:
+            click.echo(
+                f"{alias} is an alias of it; zephyr-local models alias --remove {alias} removes the alias alone.",
+                err=True,
+            )
+        click.confirm(f"Remove {on_a_line(model.path)} ({size})?", abort=True, err=True)
     _remove_files(model)
     if as_json:
         click.echo(json.dumps({"removed": [str(path) for path in model.files], "size_bytes": model.size_bytes}))
@@ -69,11 +77,21 @@ def _the_one(name: str, also_from: str | None, catalogue: Catalogue) -> FoundMod
     if not named.models:
         raise InvalidInputError(f"{named.file} is in no place of models", "Remove it as any file")
     of_owner = [model for model in named.models if model.owner == (also_from or _OURS)]
-    found = of_owner or list(named.models)
+    found = list({model.path: model for model in of_owner or named.models}.values())
     if len(found) > 1:
         where = ", ".join(str(model.path) for model in found)
         raise InvalidInputError(f"{name} is {len(found)} models: {where}", "Give the path of one, or its type")
     return found[0]
+
+
+def _alias_in(name: str, catalogue: Catalogue) -> str | None:
+    """The alias that a name is, with or without a type."""
+    from zephyr_local.model_store.library import existing_file
+    from zephyr_local.model_store.names import split_type
+
+    if existing_file(name) is not None:
+        return None
+    return next((alias for alias in (name, split_type(name)[0]) if catalogue.alias(alias) is not None), None)
 
 
 def _owner(model: FoundModel, catalogue: Catalogue) -> Owner:

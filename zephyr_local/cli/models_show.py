@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _OWN_KEYS: Final = "zephyr_local."
 _MAX_SHOWN: Final = 500
+_PROSE: Final = ("licence", "title", "prompt", "chat", "made")
+_LINE_ENDS: Final = re.compile(r"\s*\n\s*")
 
 
 @click.command("show", short_help="All that is known of a model, and from where.")
@@ -37,9 +40,12 @@ def show(name: str, as_json: bool) -> None:
     catalogue, title, prompt, chat (whether chat loads it), memory (n_ctx, and bytes of each kind, on the CPU with the
     defaults) and made (what zephyr-local wrote into it).
     """
-    from zephyr_local.model_store.library import resolve
+    from zephyr_local.data import bundled_model_path
+    from zephyr_local.model_store.library import Resolved, existing_file, resolve
+    from zephyr_local.model_store.names import is_bundled_name
 
-    resolved = _placed(resolve(name))
+    is_bundled = is_bundled_name(name) and existing_file(name) is None
+    resolved = _placed(Resolved(bundled_model_path()) if is_bundled else resolve(name))
     for notice in resolved.notices:
         show_notice(on_a_line(notice))
     facts, estimate = _facts(resolved)
@@ -55,6 +61,8 @@ def show(name: str, as_json: bool) -> None:
     width = max(len(key) for key in facts)
     for key, value in {**facts, "made": [f"{key} = {text}" for key, text in made.items()]}.items():
         texts = value if isinstance(value, list) else [] if value is None else [value]
+        if key in _PROSE:
+            texts = [_LINE_ENDS.sub(" ", text.strip()) for text in texts]
         for i, text in enumerate(texts):
             click.echo(f"{(key if i == 0 else '').ljust(width)}  {on_a_line(text)}")
 
@@ -137,6 +145,7 @@ def _memory_told(estimate: MemoryEstimate) -> str:
             ("weights_repacked", "repacked weights"),
             ("kv", "KV cache"),
             ("compute", "compute buffers"),
+            ("other", "other"),
         )
     )
     return f"{readable(estimate.needed_bytes)} on the CPU with a context of {estimate.n_ctx} tokens ({told})"

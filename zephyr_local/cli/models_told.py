@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from zephyr_local.repl.screen import visible
 
 if TYPE_CHECKING:
     from zephyr_local.model_store.partials import Partial
     from zephyr_local.model_store.places import FoundModel
+
+
+_UNFINISHED: Final = re.compile(r".+\.gguf\.[0-9a-f]{16}\.part", re.DOTALL)
+"""What ``quantize.leftovers`` calls a file that is being written."""
 
 
 def on_a_line(text: str | Path) -> str:
@@ -52,7 +58,49 @@ def partial_told(partial: Partial) -> str:
     return f"{readable(partial.there_bytes)}{of} of {on_a_line(what)}"
 
 
+def what_becomes_of(partial: Partial) -> str:
+    """What goes on with it, or would."""
+    from zephyr_local.model_store.partials import is_downloading
+
+    if is_downloading(partial):
+        return "a process downloads it now"
+    return "the same pull goes on, zephyr-local models prune removes it"
+
+
+def unfinished_here() -> list[Path]:
+    """What conversions into the store have begun to write: killed ones have left it, a running one writes it."""
+    from zephyr_local.model_store.library import store_folder
+    from zephyr_local.model_store.pull import PARTIAL_FOLDER
+
+    found: list[Path] = []
+    for folder, folders, names in os.walk(store_folder()):
+        folders[:] = [name for name in folders if name != PARTIAL_FOLDER]
+        found += [Path(folder, name) for name in names if _UNFINISHED.fullmatch(name)]
+    return sorted(found)
+
+
+def target_of(unfinished: Path) -> Path:
+    """The file that it was to be."""
+    return unfinished.with_name(unfinished.name.rsplit(".", 2)[0])
+
+
+def unfinished_told(path: Path) -> str:
+    from zephyr_local.memory.plan import readable
+
+    return f"{readable(size_of(path))} of {on_a_line(target_of(path))}"
+
+
+def size_of(path: Path) -> int:
+    """In bytes; 0 for what is gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def partial_as_json(partial: Partial) -> dict[str, object]:
+    from zephyr_local.model_store.partials import is_downloading
+
     return {
         "repository": partial.repository,
         "revision": partial.commit,
@@ -60,4 +108,5 @@ def partial_as_json(partial: Partial) -> dict[str, object]:
         "sha256": partial.digest,
         "size_bytes": partial.size_bytes,
         "there_bytes": partial.there_bytes,
+        "is_downloading": is_downloading(partial),
     }

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -37,6 +37,8 @@ class Verdict:
     sha256: str | None
     expected: str | None
     problem: str = ""
+    remedy: str = ""
+    """Of one that differs."""
 
     @property
     def is_wrong(self) -> bool:
@@ -120,16 +122,19 @@ class _Verifier:
             found = _sha256(path, advance)
         except OSError as error:
             return Verdict(path, "unreadable", None, expected, error.strerror or str(error))
-        is_as_it_was = record is not None and record.counts_for(path)
+        is_as_it_was = record is not None and record.is_as_it_was(path)
         if expected is None:
             self._new.append(_record(path, status, found, None))
             return Verdict(path, "recorded", found, None)
         if found == expected:
-            if record is not None and record.sha256 == found and not is_as_it_was:  # it has another time, no more
+            # It has another time and no more, or was wrong and is no longer.
+            if record is not None and (record.is_wrong or (record.sha256 == found and not is_as_it_was)):
                 self._new.append(_record(path, status, found, record))
             return Verdict(path, "right", found, expected)
         if is_as_it_was or told is not None or record is None or record.source == "hub":
-            return Verdict(path, "differs", found, expected)
+            wrong = _record(path, status, expected, record)
+            self._new.append(replace(wrong, is_wrong=True))  # so that a pull does not take it as being here
+            return Verdict(path, "differs", found, expected, remedy=_remedy(wrong))
         if not self._accept:
             return Verdict(path, "changed", found, expected)
         self._new.append(_record(path, status, found, None))
@@ -161,6 +166,18 @@ def _record(path: Path, status: os.stat_result, sha256: str, before: FileRecord 
     return FileRecord(*facts, "verify", None, None, None, time.time(), command)
 
 
+def _remedy(record: FileRecord) -> str:
+    """How to get a file again that is not what it must be."""
+    if record.repository is not None and record.source == "hub":
+        _, _, file = record.path.as_posix().rpartition(f"/{record.repository}/")
+        name = f"hf:{record.repository}/{file}@{record.revision}"
+        return f"zephyr-local pull {on_a_line(shlex.quote(name))} fetches it again"
+    if record.repository is not None and record.source == "quantize":
+        there = on_a_line(shlex.quote(str(record.path)))
+        return f"zephyr-local models rm {there} removes it, and pull {record.repository} --quantize makes it again"
+    return "get it again from where it came"
+
+
 def _sha256(path: Path, advance: Callable[[int], object]) -> str:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
@@ -187,7 +204,7 @@ def _line(verdict: Verdict) -> str:
         return f"WRONG     {where}: {verdict.problem}"
     if verdict.result == "changed":
         return f"CHANGED   {where}: it was written since its digest was taken; if that was you, verify it with --accept"
-    return f"WRONG     {where}: its SHA-256 is {verdict.sha256}, and it must be {verdict.expected}"
+    return f"WRONG     {where}: its SHA-256 is {verdict.sha256}, and it must be {verdict.expected}; {verdict.remedy}"
 
 
 def _as_json(verdict: Verdict) -> dict[str, object]:

@@ -15,7 +15,7 @@ from zephyr_local.cli.conversion_options import parse_size
 from zephyr_local.cli.models_told import on_a_line
 from zephyr_local.cli.notice import show_notice
 from zephyr_local.cli.options import engine_options
-from zephyr_local.errors import InvalidInputError, ModelFileError, ZephyrError
+from zephyr_local.errors import InvalidInputError, ModelFileError, OutputError, ZephyrError
 from zephyr_local.memory.plan import readable
 from zephyr_local.settings import EngineSettings
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zephyr_local.model_store.hub import HubSnapshot
     from zephyr_local.model_store.names import HubName
     from zephyr_local.model_store.pull import Offer, Pulled
+    from zephyr_local.model_store.registry import FileRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,10 @@ def command(
     chat loads it) and dry_run.
     """
     from zephyr_local.model_store.library import store_folder
-    from zephyr_local.offline import require_online
+    from zephyr_local.offline import is_offline, require_online
 
-    require_online(f"pull {on_a_line(name)}")
+    if types is not None or not is_offline():
+        require_online(f"pull {on_a_line(name)}")
     max_bytes = None if max_disk is None else parse_size(max_disk)
     wish = _understand(name, is_checkpoint=types is not None)
     store = store_folder()
@@ -97,7 +99,14 @@ def command(
 
         pull_checkpoint(wish.hub, types, store, max_bytes=max_bytes, dry_run=dry_run, as_json=as_json)
         return
+    if is_offline():
+        from zephyr_local.cli.pull_offline import tell_what_is_here
+
+        tell_what_is_here(name, wish.hub, wish.entry, dry_run=dry_run, as_json=as_json)
+        return
     outcome = _plan(wish, settings, store, max_bytes)
+    if outcome.is_here and not dry_run:
+        _remember(outcome, store)
     if dry_run or outcome.is_here:
         _tell(outcome, dry_run=dry_run, as_json=as_json)
     else:
@@ -162,7 +171,14 @@ def _plan(wish: _Wish, settings: EngineSettings, store: Path, max_bytes: int | N
     """What is to be fetched, decided before any of it is; raises where it has no room."""
     from zephyr_local.cli.pull_choice import Choice, disk_room
     from zephyr_local.model_store.hub import read_snapshot
-    from zephyr_local.model_store.pull import chosen_offers, missing_bytes, offers, require_one_model, targets
+    from zephyr_local.model_store.pull import (
+        chosen_offers,
+        missing_bytes,
+        offers,
+        require_one_model,
+        targets,
+        wrong_files,
+    )
 
     snapshot = read_snapshot(wish.hub.repository, wish.hub.revision)
     if snapshot.left_out:
@@ -172,8 +188,9 @@ def _plan(wish: _Wish, settings: EngineSettings, store: Path, max_bytes: int | N
         )
     found = chosen_offers(snapshot, wish.hub)
     everything = tuple(dict.fromkeys((*offers(snapshot), *found)))
-    here = _here(everything)
-    missing = {offer: 0 if offer in here else missing_bytes(store, snapshot, offer) for offer in everything}
+    records = _records()
+    here, wrong = _here(everything, records), wrong_files(records)
+    missing = {offer: 0 if offer in here else missing_bytes(store, snapshot, offer, wrong) for offer in everything}
     choice = Choice(wish.name, wish.entry, settings, missing, disk_room(store, max_bytes))
     is_open = wish.hub.file is None and wish.hub.file_type is None
     why: str | None = None
@@ -196,18 +213,34 @@ def _show_plan(choice: Choice, offer: Offer, everything: tuple[Offer, ...], why:
     show_notice(why or f"{offer.label}, {readable(offer.size_bytes)}")
 
 
-def _here(found: tuple[Offer, ...]) -> dict[Offer, tuple[Path, ...]]:
-    """Where offers lie on this machine already."""
-    from zephyr_local.model_store.library import models_here
-    from zephyr_local.model_store.pull import here_already, known_files
+def _records() -> list[FileRecord]:
     from zephyr_local.model_store.registry import all_recorded
 
     try:
-        records = list(all_recorded().values())
+        return list(all_recorded().values())
     except ZephyrError:  # it is a memory; the models tell, too
-        records = []
+        return []
+
+
+def _here(found: tuple[Offer, ...], records: list[FileRecord]) -> dict[Offer, tuple[Path, ...]]:
+    """Where offers lie on this machine already."""
+    from zephyr_local.model_store.library import models_here
+    from zephyr_local.model_store.pull import here_already, known_files
+
     known = known_files(models_here().models, records)
     return {offer: paths for offer in found if (paths := here_already(offer, known)) is not None}
+
+
+def _remember(outcome: _Outcome, store: Path) -> None:
+    """That what lies under another name is what was asked for, so that its own name finds it, too."""
+    from zephyr_local.model_store.pull import record_also, targets
+
+    if outcome.paths == targets(store, outcome.snapshot, outcome.offer):
+        return
+    try:
+        record_also(outcome.snapshot, outcome.offer, outcome.paths)
+    except OutputError as error:  # it is a memory
+        show_notice(f"that {on_a_line(outcome.paths[0])} is {on_a_line(outcome.wish.name)} is not remembered: {error}")
 
 
 def _fetch(outcome: _Outcome, store: Path) -> _Outcome:
@@ -236,7 +269,7 @@ def _fetch(outcome: _Outcome, store: Path) -> _Outcome:
 def _tell(outcome: _Outcome, *, dry_run: bool, as_json: bool) -> None:
     """Where it is, whether `chat` loads it, and how to talk with it."""
     where, pulled = on_a_line(outcome.paths[0]), outcome.pulled
-    verdict, chat = _verdict(outcome.paths[0]) if outcome.is_here else (None, None)
+    verdict, chat = chat_verdict(outcome.paths[0]) if outcome.is_here else (None, None)
     if as_json:
         click.echo(json.dumps(_as_json(outcome, chat, dry_run=dry_run)))
         return
@@ -251,11 +284,16 @@ def _tell(outcome: _Outcome, *, dry_run: bool, as_json: bool) -> None:
     if verdict is None or verdict.refusal is not None:
         show_notice(chat or "")
         return
+    tell_how_to_talk(_spoken_name(outcome), verdict)
+
+
+def tell_how_to_talk(name: str, verdict: Verdict) -> None:
+    """The command for what chat loads."""
     template = " --template zephyr" if verdict.template_refusal is not None else ""
-    click.echo(f"Talk with it: zephyr-local chat {on_a_line(shlex.quote(_spoken_name(outcome)))}{template}")
+    click.echo(f"Talk with it: zephyr-local chat {on_a_line(shlex.quote(name))}{template}")
 
 
-def _verdict(path: Path) -> tuple[Verdict | None, str]:
+def chat_verdict(path: Path) -> tuple[Verdict | None, str]:
     """What chat would do with it, and that in words; the words alone where it cannot even be read."""
     from zephyr_local.cli.verdict import read_with_verdict
 

@@ -199,7 +199,7 @@ def _plan(job: _Job, file_types: Sequence[FileType], shards: HubShards) -> DryRu
 def _is_made(job: _Job, plan: OutputPlan, hashed: Sequence[str]) -> bool:
     """Whether the target is what this would make, by its whole header: a run was killed before it could record it.
 
-    Raises OutputError where something else has the name.
+    Raises OutputError where something else has the name, and where it has not the digest that was recorded.
     """
     from zephyr_local.quantize.provenance import Provenance
 
@@ -210,11 +210,29 @@ def _is_made(job: _Job, plan: OutputPlan, hashed: Sequence[str]) -> bool:
     header = file.header(Provenance(tuple(hashed), digests))
     with contextlib.suppress(OSError), file.path.open("rb") as stream:
         if stream.read(len(header)) == header and os.fstat(stream.fileno()).st_size == file.size_bytes:
+            _require_recorded_digest(file.path)
             return True
     raise OutputError(
         f"{file.path} exists already, and is not what comes of {job}",
         "Remove it (zephyr-local models rm), or give it another name",
     )
+
+
+def _require_recorded_digest(path: Path) -> None:
+    """Raise OutputError where a file was recorded with other bytes than it has, whatever its header says."""
+    from zephyr_local.model_store.registry import all_recorded
+
+    record = all_recorded().get(path.absolute())
+    if record is None or record.counts_for(path):
+        return
+    with byte_bar("hash", path.stat().st_size) as advance:
+        found = _sha256(path, advance)
+    if found != record.sha256:
+        raise OutputError(
+            f"{path} is not what it was: its SHA-256 is {found}, and {record.sha256} was recorded",
+            f"Remove it (zephyr-local models rm {shlex.quote(str(path))}), and the same command makes it anew; or give "
+            "it another name",
+        )
 
 
 def _room(job: _Job, plans: Sequence[OutputPlan], shards: HubShards, names: Sequence[str]) -> tuple[int, int]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import Final
 
 from zephyr_local.errors import NotEnoughMemoryError
 from zephyr_local.memory.estimate import Gpu, MemoryEstimate, estimate_memory
 from zephyr_local.memory.shape import ModelShape
-from zephyr_local.settings import DEFAULT_N_CTX, EngineSettings
+from zephyr_local.settings import DEFAULT_N_CTX, N_CTX_STEP, EngineSettings, KVType
 
-_SMALLER_CONTEXTS: Final = (32768, 16384, 8192, 6144, 4096, 3072, 2048, 1536, 1024, 512)
+_SMALLER_CONTEXTS: Final = (3072, 2048, 1536, 1024, 512)
+"""That are tried where nobody asked for one."""
+_LEAST_N_CTX: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,16 @@ def shortfall(estimate: MemoryEstimate, machine: Machine) -> Shortfall | None:
 
 def nearest_that_fits(model: ModelShape, settings: EngineSettings, machine: Machine) -> EngineSettings | None:
     """The settings next to these that fit: a smaller cache, a shorter context, fewer layers on the GPU, or all."""
-    return next((changed for changed in _nearby(settings) if fitted(model, changed, machine)[1] is None), None)
+    for n_gpu_layers in dict.fromkeys((settings.n_gpu_layers, None)):  # None: as many as fit
+        given = replace(settings, n_gpu_layers=n_gpu_layers)
+        of_one_change = [given, *(replace(given, kv_type=kv_type) for kv_type in _smaller_caches(given))]
+        for changed in of_one_change:
+            if changed != settings and fitted(model, changed, machine)[1] is None:
+                return changed
+        for changed in (given, replace(given, kv_type="q8_0")):
+            if (shorter := _longest_that_fits(model, changed, machine)) is not None:
+                return shorter
+    return None
 
 
 def readable(size_bytes: int) -> str:
@@ -177,25 +188,27 @@ def _below(n_ctx: int) -> list[int]:
     return [smaller for smaller in _SMALLER_CONTEXTS if smaller < n_ctx]
 
 
-def _nearby(settings: EngineSettings) -> Iterator[EngineSettings]:
+def _smaller_caches(settings: EngineSettings) -> tuple[KVType, ...]:
+    kinds: dict[str, tuple[KVType, ...]] = {"f32": ("f16", "q8_0"), "f16": ("q8_0",)}
+    return kinds.get(settings.kv_type, ())
+
+
+def _longest_that_fits(model: ModelShape, settings: EngineSettings, machine: Machine) -> EngineSettings | None:
+    """The longest context below that of ``settings`` that fits, in steps that people would take."""
     n_ctx = settings.n_ctx or DEFAULT_N_CTX
-    for n_gpu_layers in dict.fromkeys((settings.n_gpu_layers, None)):  # None: as many as fit
-        given = replace(settings, n_gpu_layers=n_gpu_layers)
-        if n_gpu_layers != settings.n_gpu_layers:
-            yield given
-        if given.kv_type == "f32":
-            yield replace(given, kv_type="f16")
-        if given.kv_type != "q8_0":
-            yield replace(given, kv_type="q8_0")
-        for smaller in _below(n_ctx):
-            yield replace(given, n_ctx=smaller)
-        for smaller in _below(n_ctx):
-            yield replace(given, n_ctx=smaller, kv_type="q8_0")
+    step = N_CTX_STEP if n_ctx <= DEFAULT_N_CTX else 4 * N_CTX_STEP
+
+    def is_too_long(steps: int) -> bool:
+        return fitted(model, replace(settings, n_ctx=steps * step), machine)[1] is not None
+
+    # Memory only grows with the context. The first step is of no use to a chat where it is the last that fits.
+    steps = bisect.bisect_left(range(-(-n_ctx // step)), True, lo=1, key=is_too_long) - 1
+    return replace(settings, n_ctx=steps * step) if steps * step >= _LEAST_N_CTX else None
 
 
 def _remedy(model: ModelShape, settings: EngineSettings, machine: Machine) -> str:
     found = nearest_that_fits(model, settings, machine)
     if found is None:
-        return "No setting makes it fit: use a smaller type or model (zephyr-local models fit), or free memory"
+        return "No setting makes it fit: use a smaller type or model (zephyr-local models fit NAME), or free memory"
     changes = changes_told(found, settings)
-    return f"It fits with {changes}; or use a smaller type (zephyr-local models fit), or free memory"
+    return f"It fits with {changes}; or use a smaller type (zephyr-local models fit NAME), or free memory"

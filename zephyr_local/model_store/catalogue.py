@@ -11,7 +11,14 @@ from typing import Any, Final
 
 from zephyr_local.configuration import parse_toml, read_text
 from zephyr_local.errors import InvalidInputError
-from zephyr_local.model_store.names import folded, is_hub_name, looks_like_path, parse_hub_name
+from zephyr_local.model_store.names import (
+    BUNDLED_NAME,
+    folded,
+    is_bundled_name,
+    is_hub_name,
+    looks_like_path,
+    parse_hub_name,
+)
 from zephyr_local.user_folders import config_folder
 
 FILE_NAME: Final = "models.toml"
@@ -120,6 +127,13 @@ def require_name(name: str) -> str:
             "Use letters, digits, '.', '_' and '-', at most 96 of them, none of these first, and no .gguf last",
         )
     return name
+
+
+def require_free_name(name: str) -> str:
+    """``name``, which a user gives to a model or an alias; raises InvalidInputError, also for the bundled model's."""
+    if is_bundled_name(name):
+        raise InvalidInputError(f"{BUNDLED_NAME} is the bundled model's name", "Choose another name")
+    return require_name(name)
 
 
 def require_repository(repository: str) -> str:

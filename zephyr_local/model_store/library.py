@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 from zephyr_local.errors import InvalidInputError, ModelFileError, ModelNotFoundError, OutputError
+from zephyr_local.model_store.also_known import AlsoKnownModel, also_known_models
 from zephyr_local.model_store.catalogue import (
     Catalogue,
     CatalogueEntry,
     expanded,
     read_catalogue,
-    require_repository,
 )
 from zephyr_local.model_store.names import (
     HubName,
@@ -28,9 +28,9 @@ from zephyr_local.model_store.names import (
     shown_name,
     split_type,
     type_in_name,
-    without_hub_host,
 )
 from zephyr_local.model_store.places import Found, FoundModel, Owner, Place, find_models, known_places
+from zephyr_local.settings import EngineSettings
 from zephyr_local.user_folders import data_folder
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 STORE_VARIABLE: Final = "ZEPHYR_LOCAL_STORE_FOLDER"
 SEARCH_VARIABLE: Final = "ZEPHYR_LOCAL_SEARCH_FOLDERS"
 _OWNERS: Final = get_args(Owner)
-_MAX_SHOWN: Final = 6
 _SAME_AS_NONE: Final = "main"  # the revision that is pulled where none is asked for
 _COMMIT_PREFIX: Final = re.compile(r"[0-9a-f]{7,40}", re.ASCII)  # git itself shows no fewer
 
@@ -76,23 +75,22 @@ def places(catalogue: Catalogue) -> tuple[Place, ...]:
 def models_here(catalogue: Catalogue | None = None) -> Found:
     """All models on this machine, wherever they lie, with what the registry knows of those whose places tell less."""
     found = find_models(places(read_catalogue() if catalogue is None else catalogue))
-    if not found.models:
-        return found
-    from zephyr_local.model_store.registry import all_recorded
+    from zephyr_local.model_store.registry import all_also_known, all_recorded
 
     try:
-        records = all_recorded()
+        records, names = all_recorded(), all_also_known()
     except OutputError as error:  # it is a memory: the files are there without it
         return replace(found, notices=(*found.notices, error.problem))
     models = tuple(_as_recorded(model, records.get(model.path.absolute())) for model in found.models)
-    return replace(found, models=models)
+    return replace(found, models=(*models, *also_known_models(models, records, names)))
 
 
-def resolve(name: str) -> Resolved:
+def resolve(name: str, settings: EngineSettings | None = None) -> Resolved:
     """The file that ``name`` stands for: a path, ``hf:…``, an alias, the catalogue's, or a model found on this machine.
 
-    Raises ModelNotFoundError that says what was looked for and how to get it, InvalidInputError for a name that cannot
-    be one. A path to a folder, or to a part of a split model that is not the first, is left to who reads it.
+    Of several types the largest that fits the memory with ``settings`` is taken. Raises ModelNotFoundError that says
+    what was looked for and how to get it, InvalidInputError for a name that cannot be one. A path to a folder, or to a
+    part of a split model that is not the first, is left to who reads it.
     """
     if not name.strip() or "\0" in name:
         raise InvalidInputError("the model's name is empty or has a NUL", "Give a path or a name")
@@ -112,7 +110,7 @@ def resolve(name: str) -> Resolved:
         if _is_folder(Path(name)):
             return Resolved(Path(name))
         raise _not_here(name, target, wanted, found)
-    chosen, notices = _choose(matches, wanted)
+    chosen, notices = _choose(matches, wanted, settings or EngineSettings())
     return Resolved(chosen.path, chosen, wanted.entry or entry_of(chosen, catalogue), notices)
 
 
@@ -158,6 +156,9 @@ def what_is_wanted(name: str, catalogue: Catalogue) -> Wanted:
     if is_hub_name(name):
         hub = parse_hub_name(name)
         return Wanted(name, hub.repository, hub.file_type, hub, catalogue.entry_of_repository(hub.repository))
+    plain, _, revision = name.partition("@")
+    if revision and (entry := catalogue.entry(split_type(plain)[0])) is not None and entry.gguf:
+        return what_is_wanted(str(HubName(entry.gguf[0], None, split_type(plain)[1], revision)), catalogue)
     name = name.replace(os.sep, "/")  # a path on Windows has turned the slash of OWNER/REPO round
     base, file_type = split_type(name)
     if file_type is None and catalogue.entry(base) is None:
@@ -168,9 +169,13 @@ def what_is_wanted(name: str, catalogue: Catalogue) -> Wanted:
 
 
 def matching(wanted: Wanted, models: Sequence[FoundModel]) -> Iterator[FoundModel]:
-    """The models that a name may mean."""
+    """The models that a name may mean, each once, however many names it has."""
+    seen: set[Path] = set()
     for model in models:
+        if model.path in seen:
+            continue
         if _is_of_hub(model, wanted.hub) if wanted.hub is not None else _is_called(model, wanted):
+            seen.add(model.path)
             yield model
 
 
@@ -260,6 +265,8 @@ def _is_of_hub(model: FoundModel, hub: HubName) -> bool:
     if hub.revision not in (None, _SAME_AS_NONE) and not _is_of_revision(model, hub.revision):
         return False
     if hub.file is not None:
+        if isinstance(model, AlsoKnownModel):
+            return hub.file.casefold() in (model.name.casefold(), *map(str.casefold, model.hub_files))
         # Below a folder of the repository's name, or the Hugging Face cache's of the commit.
         folders = (model.repository.rpartition("/")[2], model.revision)
         endings = tuple(f"/{folder}/{hub.file}".casefold() for folder in folders if folder)
@@ -274,8 +281,10 @@ def _is_of_revision(model: FoundModel, revision: str) -> bool:
     return _COMMIT_PREFIX.fullmatch(commit) is not None and (model.revision or "").startswith(commit)
 
 
-def _choose(matches: Sequence[FoundModel], wanted: Wanted) -> tuple[FoundModel, tuple[str, ...]]:
-    """The largest that fits the memory, the most telling owner's first, and what to say about it.
+def _choose(
+    matches: Sequence[FoundModel], wanted: Wanted, settings: EngineSettings
+) -> tuple[FoundModel, tuple[str, ...]]:
+    """The largest that fits the memory with these settings, the most telling owner's first, and what to say about it.
 
     Where none fits, the smallest; where a file is named, the first; what cannot be loaded only if nothing else can.
     """
@@ -293,7 +302,7 @@ def _choose(matches: Sequence[FoundModel], wanted: Wanted) -> tuple[FoundModel, 
     notices: list[str] = []
     for model in ordered:
         try:
-            needed = _needed_bytes(model, features)
+            needed = _needed_bytes(model, settings, features)
         except (ModelFileError, ModelNotFoundError) as error:
             unusable.append(model)
             notices.append(f"{model.path} is passed over: {error.problem}")
@@ -309,17 +318,33 @@ def _choose(matches: Sequence[FoundModel], wanted: Wanted) -> tuple[FoundModel, 
     return smallest, (*notices, *_types_notice(matches, unusable, smallest, wanted, why))
 
 
-def _needed_bytes(model: FoundModel, features: Set[str]) -> int:
-    """The memory that a model takes with the usual settings, all of it on the CPU. Raises where it cannot be loaded."""
+def _needed_bytes(model: FoundModel, settings: EngineSettings, features: Set[str]) -> int:
+    """The memory that a model takes with these settings, all of it on the CPU. Raises where it cannot be loaded."""
     from zephyr_local.gguf_check import check_runnable
     from zephyr_local.gguf_split import read_model
     from zephyr_local.memory.estimate import estimate_memory
     from zephyr_local.memory.shape import shape_of
-    from zephyr_local.settings import EngineSettings
 
     gguf = read_model(model.path)
     check_runnable(gguf)
-    return estimate_memory(shape_of(gguf), EngineSettings(), features).needed_bytes
+    return estimate_memory(shape_of(gguf), settings, features).needed_bytes
+
+
+def assumed_template(resolved: Resolved) -> str | None:
+    """``zephyr`` where the file brings no chat template and only what the model is called where it lies says Zephyr.
+
+    Ollama's files are named by their digests. Where the file's own name or its header says so, the engine sees it.
+    """
+    from zephyr_local.gguf_split import read_model
+
+    model = resolved.model
+    if model is None or "zephyr" not in model.name.casefold() or "zephyr" in resolved.path.name.casefold():
+        return None
+    try:
+        brings_one = read_model(resolved.path).text("tokenizer.chat_template").strip()
+    except (ModelFileError, ModelNotFoundError):  # which the load will tell
+        return None
+    return None if brings_one else "zephyr"
 
 
 def _types_notice(
@@ -337,35 +362,6 @@ def _label(model: FoundModel) -> str:
 
 
 def _not_here(name: str, target: str, wanted: Wanted, found: Found) -> ModelNotFoundError:
-    shown = shown_name(name) if name == target else f"{shown_name(name)}, which is {shown_name(target)},"
-    what = f"{shown} is not on this machine"
-    if (known := _pull_name(wanted)) is not None:
-        is_certain = wanted.hub is not None or wanted.entry is not None
-        get_it = "Get it" if is_certain else "If it is a repository of the hub"
-        hub = None if wanted.hub is None else replace(wanted.hub, file_type=None)
-        of_any_type = matching(replace(wanted, file_type=None, hub=hub), found.models) if wanted.file_type else ()
-        other_types = sorted({_label(model) for model in of_any_type})
-        here = f"; here it is as {', '.join(other_types)}" if other_types else ""
-        return ModelNotFoundError(what, f"{get_it}: zephyr-local pull {shown_name(known)}{here}")
-    if wanted.entry is not None:
-        remedy = f"models.toml names no repository of it: zephyr-local models add {wanted.entry.name} OWNER/REPO"
-        return ModelNotFoundError(what, remedy)
-    names = list(dict.fromkeys(shown_name(model.name) for model in found.models))
-    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
-    none_yet = "There are no models on this machine yet: zephyr-local pull zephyr-7b-beta"
-    there_is = f"Here are: {', '.join(names[:_MAX_SHOWN])}{more}" if names else none_yet
-    return ModelNotFoundError(f"{what}, and no model of that name is known", there_is)
+    from zephyr_local.model_store.not_here import not_here  # which needs what stands above
 
-
-def _pull_name(wanted: Wanted) -> str | None:
-    """What to pull for a name; None where it can be no repository's, or the catalogue names none."""
-    if wanted.hub is not None:
-        return str(wanted.hub)
-    file_type = f":{wanted.file_type.lower()}" if wanted.file_type else ""
-    if wanted.entry is not None and folded(wanted.base) == folded(wanted.entry.name):
-        return f"{wanted.entry.name}{file_type}" if wanted.entry.gguf or wanted.entry.checkpoint else None
-    repository = without_hub_host(wanted.base) or wanted.base
-    try:
-        return f"hf:{require_repository(repository)}{file_type}"
-    except InvalidInputError:
-        return None
+    return not_here(name, target, wanted, found)

@@ -8,10 +8,13 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from zephyr_local.errors import InvalidInputError
 
 HUB_PREFIX: Final = "hf:"
+BUNDLED_NAME: Final = "zephyr-tiny"
+"""What the bundled model is called; no other model and no alias may be."""
 
 # llama.cpp's names of types and mixes, and those that forks and the hub's uploaders made of them: Q4_K_XL, Q4_0_4_8.
 _WEIGHTS: Final = (
@@ -28,6 +31,9 @@ _HUB: Final = re.compile(
     r"(?P<repository>[^/@:]+/[^/@:]+)(?:/(?P<file>[^@]+?)|:(?P<type>[^/@:]+))?(?:@(?P<revision>[^@:]+))?\Z"
 )
 _HUB_HOSTS: Final = ("hf.co/", "huggingface.co/")
+_HUB_PAGE: Final = re.compile(r"https?:/{1,2}(.+)", re.IGNORECASE | re.ASCII | re.DOTALL)  # a path has one slash left
+_ENDPOINT_VARIABLE: Final = "HF_ENDPOINT"
+_NOT_MODELS: Final = ("api", "collections", "datasets", "docs", "models", "papers", "spaces")
 _MAX_SHOWN: Final = 300
 
 
@@ -46,14 +52,23 @@ class HubName:
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether it says that it is a repository's."""
-    return text.startswith(HUB_PREFIX)
+    """Whether it says that it is a repository's: by ``hf:``, or as the address of a page of the hub."""
+    return text.startswith(HUB_PREFIX) or _page_of_hub(text) is not None
+
+
+def is_bundled_name(text: str) -> bool:
+    """Whether it means the bundled model, where no file is called so."""
+    return folded(text) == BUNDLED_NAME
 
 
 def parse_hub_name(text: str) -> HubName:
-    """What ``hf:…`` means, the prefix left out or not; raises InvalidInputError. Owner and file are checked later."""
+    """What ``hf:…`` means, the prefix left out or not, or the address of a repository's or file's page on the hub.
+
+    Raises InvalidInputError. Owner and file are checked later.
+    """
     # A path on Windows may have turned the slashes round.
-    rest = text.removeprefix(HUB_PREFIX).replace("\\", "/")
+    page = _page_of_hub(text)
+    rest = text.removeprefix(HUB_PREFIX).replace("\\", "/") if page is None else _name_of_page(page)
     match = _HUB.match(rest)
     if match is None:
         raise InvalidInputError(
@@ -66,6 +81,38 @@ def parse_hub_name(text: str) -> HubName:
             f"{shown_name(file_type)!r} in {shown_name(text)!r} is not a type", "Write one such as q4_k_m"
         )
     return HubName(match["repository"], match["file"], canonical_type(file_type), match["revision"])
+
+
+def _page_of_hub(text: str) -> str | None:
+    """What follows the host of an address of the hub, or of the one that is used in its place; None for all else."""
+    address = _HUB_PAGE.match(text.replace("\\", "/"))
+    if address is None:
+        return None
+    endpoint = _HUB_PAGE.match(os.environ.get(_ENDPOINT_VARIABLE, ""))
+    hosts = (
+        *_HUB_HOSTS,
+        *(f"www.{host}" for host in _HUB_HOSTS),
+        *([f"{endpoint[1].rstrip('/')}/"] if endpoint else []),
+    )
+    return next((address[1][len(host) :] for host in hosts if address[1].lower().startswith(host.lower())), None)
+
+
+def _name_of_page(page: str) -> str:
+    """``OWNER/REPO[/FILE][@REVISION]`` of ``OWNER/REPO[/blob|resolve|raw/REV/FILE | /tree/REV]``; else empty."""
+    try:
+        owner, name, *more = urlsplit(page).path.rstrip("/").split("/")
+    except ValueError:
+        return ""
+    if owner in _NOT_MODELS:
+        return ""
+    match [unquote(part) for part in more]:
+        case []:
+            return f"{owner}/{name}"
+        case ["tree", revision]:
+            return f"{owner}/{name}@{revision}"
+        case ["blob" | "resolve" | "raw", revision, *file] if file:
+            return f"{owner}/{name}/{'/'.join(file)}@{revision}"
+    return ""
 
 
 def is_type(text: str) -> bool:

@@ -20,7 +20,7 @@ from typing import IO, Any, Final
 
 from zephyr_local.errors import HubError, InvalidInputError, OutputError
 from zephyr_local.folder_sync import sync_folder
-from zephyr_local.model_store.file_lock import file_lock
+from zephyr_local.model_store.file_lock import file_lock, is_held
 from zephyr_local.model_store.hub import HubFile, HubSnapshot, check_file_path, parse_repository
 
 READ_BYTES: Final = 1 << 20
@@ -184,6 +184,11 @@ def list_partials(folder: Path) -> tuple[Partial, ...]:
             found.append(_read_partial(path))
     oldest = datetime.min.replace(tzinfo=UTC)
     return tuple(sorted(found, key=lambda partial: (partial.date or oldest, partial.digest), reverse=True))
+
+
+def is_downloading(partial: Partial) -> bool:
+    """Whether a process works on it now."""
+    return is_held(_lock_path(partial.file))
 
 
 def remove_partial(partial: Partial) -> None:

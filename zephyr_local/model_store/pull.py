@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -15,7 +15,7 @@ from zephyr_local.model_store.download import Downloaded, DownloadProgress, down
 from zephyr_local.model_store.hub import HubFile, HubSnapshot
 from zephyr_local.model_store.names import HubName, folded, type_in_name
 from zephyr_local.model_store.places import FoundModel
-from zephyr_local.model_store.registry import FileRecord, Registry
+from zephyr_local.model_store.registry import AlsoKnown, FileRecord, Registry
 
 PARTIAL_FOLDER: Final = ".partial"
 _PART: Final = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\Z", re.ASCII | re.DOTALL)
@@ -140,15 +140,22 @@ def targets(store: Path, snapshot: HubSnapshot, offer: Offer) -> tuple[Path, ...
 
 
 def known_files(models: Iterable[FoundModel], records: Iterable[FileRecord]) -> dict[tuple[str, int], Path]:
-    """By digest and size, the files on this machine of which somebody tells both."""
+    """By digest and size, the files on this machine of which somebody tells both; not those that were found wrong."""
     known: dict[tuple[str, int], Path] = {}
+    records = list(records)
+    wrong = wrong_files(records)
     for model in models:
-        if model.sha256 is not None and len(model.files) == 1:
+        if model.sha256 is not None and len(model.files) == 1 and model.path.absolute() not in wrong:
             known[model.sha256, model.size_bytes] = model.path
     for record in records:
         if record.counts_for(record.path):
             known[record.sha256, record.size_bytes] = record.path
     return known
+
+
+def wrong_files(records: Iterable[FileRecord]) -> frozenset[Path]:
+    """Those that were found to have another digest than they must, and were not written since."""
+    return frozenset(record.path for record in records if record.is_wrong and record.is_as_it_was(record.path))
 
 
 def here_already(offer: Offer, known: Mapping[tuple[str, int], Path]) -> tuple[Path, ...] | None:
@@ -164,11 +171,14 @@ def here_already(offer: Offer, known: Mapping[tuple[str, int], Path]) -> tuple[P
     return paths
 
 
-def missing_bytes(store: Path, snapshot: HubSnapshot, offer: Offer) -> int:
-    """What of an offer is still to come; files that lie in the store, and the beginnings of others, are there."""
+def missing_bytes(store: Path, snapshot: HubSnapshot, offer: Offer, wrong: Set[Path] = frozenset()) -> int:
+    """What of an offer is still to come; files that lie in the store, and the beginnings of others, are there.
+
+    Those that are known as ``wrong`` come again.
+    """
     missing = 0
     for file, target in zip(offer.files, targets(store, snapshot, offer), strict=True):
-        if _size_of(target) != file.size_bytes:
+        if _size_of(target) != file.size_bytes or target.absolute() in wrong:
             missing += max(0, file.size_bytes - _size_of(store / PARTIAL_FOLDER / file.digest))
     return missing
 
@@ -219,6 +229,14 @@ def pull_offer(
         sum(part.resumed_bytes for part in done),
         tuple(notices),
     )
+
+
+def record_also(snapshot: HubSnapshot, offer: Offer, paths: Sequence[Path]) -> None:
+    """Remember that files which lie elsewhere are an offer's, so that its name finds them. Raises OutputError."""
+    with Registry() as registry:
+        for file, path in zip(offer.files, paths, strict=True):
+            if file.sha256 is not None:  # by which it was found
+                registry.record_also(AlsoKnown(path, file.sha256, snapshot.repository, snapshot.commit, file.path))
 
 
 def _of_all(

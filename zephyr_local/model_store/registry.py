@@ -6,9 +6,10 @@ It is a memory and not the truth: a row counts while the file's size and time ar
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -18,19 +19,29 @@ from zephyr_local.user_folders import data_folder, make_private_file, make_priva
 
 FILE_NAME: Final = "models.sqlite3"
 _BUSY_S: Final = 10.0
-_VERSION: Final = 1
 _APPLICATION_ID: Final = 0x5A706872  # "Zphr": tells our file from other programs' databases
-_SCHEMA: Final = (
-    """CREATE TABLE files (
-        path TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL, sha256 TEXT NOT NULL,
-        source TEXT NOT NULL, repository TEXT, revision TEXT, licence TEXT, recorded_s REAL NOT NULL,
-        command TEXT NOT NULL
-    ) STRICT""",
-    "CREATE TABLE shown_templates (sha256 TEXT PRIMARY KEY, shown_s REAL NOT NULL) STRICT",
+_STEPS: Final = (  # from each version to the next, the first from nothing
+    (
+        """CREATE TABLE files (
+            path TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, modified_ns INTEGER NOT NULL, sha256 TEXT NOT NULL,
+            source TEXT NOT NULL, repository TEXT, revision TEXT, licence TEXT, recorded_s REAL NOT NULL,
+            command TEXT NOT NULL
+        ) STRICT""",
+        "CREATE TABLE shown_templates (sha256 TEXT PRIMARY KEY, shown_s REAL NOT NULL) STRICT",
+    ),
+    (
+        "ALTER TABLE files ADD COLUMN is_wrong INTEGER NOT NULL DEFAULT 0",
+        """CREATE TABLE also_known (
+            path TEXT NOT NULL, sha256 TEXT NOT NULL, repository TEXT NOT NULL, revision TEXT NOT NULL,
+            file TEXT NOT NULL, PRIMARY KEY (path, repository, revision, file)
+        ) STRICT""",
+    ),
 )
-_COLUMNS: Final = (
-    "path, size_bytes, modified_ns, sha256, source, repository, revision, licence, recorded_s, command"  # FileRecord's
+_VERSION: Final = len(_STEPS)
+_COLUMNS: Final = (  # FileRecord's
+    "path, size_bytes, modified_ns, sha256, source, repository, revision, licence, recorded_s, command, is_wrong"
 )
+_ALSO_COLUMNS: Final = "path, sha256, repository, revision, file"  # AlsoKnown's
 _OF_THE_DISK: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM}
 )
@@ -54,14 +65,33 @@ class FileRecord:
     recorded_s: float
     """Seconds since 1970."""
     command: str
+    is_wrong: bool = False
+    """Whether it was read and has another digest than ``sha256``, which it must have."""
 
     def counts_for(self, path: Path) -> bool:
-        """Whether the file is still the one that was recorded, as far as size and time tell."""
+        """Whether the file is still the one that was recorded, as far as size and time tell, and not known as wrong."""
+        return not self.is_wrong and self.is_as_it_was(path)
+
+    def is_as_it_was(self, path: Path) -> bool:
+        """Whether it has the size and the time that were recorded."""
         try:
             status = path.stat()
         except (OSError, ValueError):  # ValueError: no system would take the name
             return False
         return (status.st_size, status.st_mtime_ns) == (self.size_bytes, self.modified_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class AlsoKnown:
+    """A file that has the bytes of a repository's, wherever it lies itself."""
+
+    path: Path
+    sha256: str
+    repository: str
+    revision: str
+    """A commit."""
+    file: str
+    """Below the repository."""
 
 
 class Registry:
@@ -92,12 +122,20 @@ class Registry:
         """Remember a file, in place of what was known of its path."""
         values = (
             *(_absolute(record.path), record.size_bytes, record.modified_ns, record.sha256, record.source),
-            *(record.repository, record.revision, record.licence, record.recorded_s, record.command),
+            *(record.repository, record.revision, record.licence, record.recorded_s, record.command, record.is_wrong),
         )
-        places = ", ".join("CAST(? AS TEXT)" if isinstance(value, str) else "?" for value in values)
-        encoded = [os.fsencode(value) if isinstance(value, str) else value for value in values]
+        self._insert("files", _COLUMNS, values)
+
+    def record_also(self, also: AlsoKnown) -> None:
+        """Remember that a file is a repository's, too."""
+        values = (_absolute(also.path), also.sha256, also.repository, also.revision, also.file)
+        self._insert("also_known", _ALSO_COLUMNS, values)
+
+    def also_known(self) -> list[AlsoKnown]:
+        """All, by path, repository, revision and file."""
         with self._told():
-            self._connection.execute(f"INSERT OR REPLACE INTO files ({_COLUMNS}) VALUES ({places})", encoded)
+            rows = self._connection.execute(f"SELECT {_ALSO_COLUMNS} FROM also_known ORDER BY 1, 3, 4, 5").fetchall()
+        return [AlsoKnown(Path(path), *rest) for path, *rest in rows]
 
     def of(self, path: Path) -> FileRecord | None:
         """What was recorded of a path, whether or not it still counts."""
@@ -115,8 +153,10 @@ class Registry:
 
     def forget(self, path: Path) -> None:
         """Remember a path no longer; that of which nothing is known is none the worse."""
+        where = [os.fsencode(_absolute(path))]
         with self._told():
-            self._connection.execute("DELETE FROM files WHERE path = CAST(? AS TEXT)", [os.fsencode(_absolute(path))])
+            for table in ("files", "also_known"):
+                self._connection.execute(f"DELETE FROM {table} WHERE path = CAST(? AS TEXT)", where)
 
     def was_shown(self, template_sha256: str) -> bool:
         """Whether the user has seen a chat template."""
@@ -137,6 +177,12 @@ class Registry:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _insert(self, table: str, columns: str, values: Sequence[object]) -> None:
+        places = ", ".join("CAST(? AS TEXT)" if isinstance(value, str) else "?" for value in values)
+        encoded = [os.fsencode(value) if isinstance(value, str) else value for value in values]
+        with self._told():
+            self._connection.execute(f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({places})", encoded)
+
     def _require_ours(self) -> None:
         version = self._pragma("user_version")
         tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -149,8 +195,9 @@ class Registry:
         """All of them or none."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            if self._pragma("user_version") < _VERSION:  # where no other process was sooner
-                for statement in _SCHEMA:
+            version = self._pragma("user_version")
+            if version < _VERSION:  # where no other process was sooner
+                for statement in itertools.chain(*_STEPS[version:]):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 self._connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -201,6 +248,14 @@ def all_recorded() -> dict[Path, FileRecord]:
         return {record.path: record for record in opened.records()}
 
 
+def all_also_known() -> list[AlsoKnown]:
+    """What the user's registry knows of further names; nothing where there is none."""
+    if not _is_there(registry_path()):
+        return []
+    with Registry() as opened:
+        return opened.also_known()
+
+
 def _is_there(registry: Path) -> bool:
     return os.path.exists(registry)  # noqa: PTH110 — Path.exists raises in a folder that is closed to this user
 
@@ -211,4 +266,5 @@ def _absolute(path: Path) -> str:
 
 def _record(row: tuple[object, ...]) -> FileRecord:
     path, *rest = row
+    rest[-1] = bool(rest[-1])
     return FileRecord(Path(str(path)), *rest)  # type: ignore[arg-type]

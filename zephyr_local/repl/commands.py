@@ -25,6 +25,8 @@ from zephyr_local.repl.transcript_view import UNFINISHED, branch_line, one_line,
 from zephyr_local.repl.view import SlowBar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zephyr_local.repl.session import Session
 
 Argument = Literal["", "path", "setting", "chat", "question", "branch", "policy"]
@@ -192,21 +194,25 @@ def _model(session: Session, argument: str) -> None:
         session.view.note(f"The model is {conversation.model.label} ({conversation.model.path or 'bundled'}).")
         return
     before = conversation.model
-    path = None
-    if argument.strip() != "zephyr-tiny":
-        from zephyr_local.model_store.library import resolve
+    path: Path | None = None
+    assumed: str | None = None
+    from zephyr_local.model_store.names import is_bundled_name
+
+    if not is_bundled_name(argument.strip()):
+        from zephyr_local.model_store.library import assumed_template, resolve
 
         try:
-            resolved = resolve(str(path_of(argument)))
+            is_empty = not argument.strip("\"' ")  # of which path_of makes the current folder
+            resolved = resolve("" if is_empty else str(path_of(argument)), before.settings)
         except ZephyrError as error:
             still = f"the model is still {conversation.model.label}"
             raise InvalidInputError(error.problem, f"{error.remedy}; {still}") from None
-        path = resolved.path
+        path, assumed = resolved.path, assumed_template(resolved)
         for notice in resolved.notices:
             session.view.note(notice)
     bar = SlowBar(session.view, f"Loading {argument.strip()}")
     # A template that was given for a model is that model's.
-    conversation.use_model(path, session.model_changed, before.template if path == before.path else None)
+    conversation.use_model(path, session.model_changed, before.template if path == before.path else assumed)
     try:
         conversation.wait(lambda share: bar.update(share, 1))
     except (ZephyrError, LoadFailed, KeyboardInterrupt) as error:
@@ -263,7 +269,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("/system [TEXT]", 'the system prompt; "" removes it', _system),
     Command("/set [NAME [VALUE]]", "how answers are sampled", _set, "setting"),
     Command("/overflow [WHAT]", "stop, drop-oldest or summarise when the context is full", _overflow, "policy"),
-    Command("/model [PATH]", "go on with another model", _model, "path"),
+    Command("/model [MODEL]", "go on with another model", _model, "path"),
     Command("/stats", "the model, the context, and what answers cost", _stats),
     Command("/title [TEXT]", "what the chat is called", name_chat),
     Command("/chats [TEXT]", "the saved chats, or those with TEXT in them", list_chats),
