@@ -127,6 +127,7 @@ def test_what_lies_beside_a_model_is_fetched_only_by_its_name(cli: Cli, hub: Sta
     ("name", "words"),
     [
         ("zephyr-9b", "is not known. Give hf:OWNER/REPO, or one of: zephyr-7b-beta"),
+        ("zephyr-7b-beta:nonsense", "'nonsense' in 'zephyr-7b-beta:nonsense' is not a type that is known"),
         ("hf:org", "is not the name of a repository"),
         ("../../x", "is not the name of a repository"),
         ("/etc/passwd", "is not the name of a repository"),

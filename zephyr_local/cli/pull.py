@@ -118,10 +118,13 @@ def _understand(name: str, *, is_checkpoint: bool) -> _Wish:
     from zephyr_local.model_store.catalogue import read_catalogue
     from zephyr_local.model_store.hub import check_file_path, check_revision, parse_repository
     from zephyr_local.model_store.names import shown_name
+    from zephyr_local.model_store.not_here import mistaken_type
 
     catalogue = read_catalogue()
     hub, entry = _repository_of(name, catalogue, is_checkpoint=is_checkpoint)
     if hub is None:
+        if (mistaken := mistaken_type(name)) is not None:
+            raise InvalidInputError(*mistaken)
         known = ", ".join(found.name for found in catalogue.entries.values())
         raise InvalidInputError(f"{shown_name(name)!r} is not known", f"Give hf:OWNER/REPO, or one of: {known}")
     parse_repository(hub.repository)

@@ -43,10 +43,8 @@ def not_here(name: str, target: str, wanted: Wanted, found: Found) -> ModelNotFo
     if wanted.entry is not None:
         remedy = f"models.toml names no repository of it: zephyr-local models add {wanted.entry.name} OWNER/REPO"
         return ModelNotFoundError(what, remedy)
-    if wanted.file_type is None and (mistaken := _mistaken_type(name)) is not None:
-        what = f"{shown_name(mistaken[1])!r} in {shown_name(name)!r} is not a type that is known"
-        examples = " or ".join(f"{mistaken[0]}:{file_type}" for file_type in ("q4_k_m", "q8_0"))
-        return ModelNotFoundError(what, f"Write one that is, such as {examples}")
+    if wanted.file_type is None and (mistaken := mistaken_type(name)) is not None:
+        return ModelNotFoundError(*mistaken)
     names = list(dict.fromkeys(shown_name(model.name) for model in found.models))
     more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
     none_yet = "There are no models on this machine yet: zephyr-local pull zephyr-7b-beta"
@@ -70,11 +68,15 @@ def nearest_name(name: str, catalogue: Catalogue, models: Sequence[FoundModel]) 
     return spelled[near[0]] if near else None
 
 
-def _mistaken_type(name: str) -> tuple[str, str] | None:
-    """A name of the catalogue and what stands behind its colon, which is no type."""
+def mistaken_type(name: str) -> tuple[str, str] | None:
+    """What is wrong with a catalogue's name that has something else than a type behind its colon, and the remedy."""
     base, colon, last = name.rpartition(":")
     entry = read_catalogue().entry(base) if colon and last else None
-    return None if entry is None else (entry.name, last)
+    if entry is None:
+        return None
+    examples = " or ".join(f"{entry.name}:{file_type}" for file_type in ("q4_k_m", "q8_0"))
+    problem = f"{shown_name(last)!r} in {shown_name(name)!r} is not a type that is known"
+    return problem, f"Write one that is, such as {examples}"
 
 
 def _pull_name(wanted: Wanted) -> str | None:
