@@ -6,7 +6,6 @@ What is wrong with a try is told apart by what to do about it: try again (Transi
 
 from __future__ import annotations
 
-import email.utils
 import json
 import re
 import threading
@@ -16,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from zephyr_local.errors import InvalidInputError
+from zephyr_local.retry_after import retry_after_s
 from zephyr_local.train.asking.models import ModelSpec
 from zephyr_local.train.asking.request import Answer, RefusedError, Request, TransientError
 
@@ -23,7 +23,6 @@ MOST_ANSWER_BYTES: Final = 16 << 20
 CONNECT_TIMEOUT_S: Final = 20.0
 _CHUNK_BYTES: Final = 4096
 _MOST_QUOTED: Final = 300
-_MOST_SECONDS: Final = 1e7
 _MOST_TOKENS: Final = 1_000_000_000
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _RETRIED: Final = frozenset({408, 409, 425, 429})
@@ -135,7 +134,7 @@ class Endpoint:
                 "Pay, or name another model; the answers that came are kept",
             )
         if status in _RETRIED or status >= 500:
-            wait = _retry_after_s(response.headers.get("Retry-After"))
+            wait = retry_after_s(response.headers.get("Retry-After"))
             return TransientError(f"HTTP {status}", retry_after_s=wait, may_be_billed=status not in _NOT_BEGUN)
         if status in _FATAL or 300 <= status < 400:
             variable = self.spec.key_variable
@@ -198,20 +197,6 @@ def _said(response: Any, deadline: float) -> str:  # noqa: ANN401
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line[:_MOST_QUOTED] + ("…" if len(line) > _MOST_QUOTED else "")
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    """Seconds, or a date (RFC 9110, section 10.2.3); None where it is neither."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return max(0.0, seconds) if seconds < _MOST_SECONDS else None
 
 
 def _json(body: bytes) -> dict[str, Any]:

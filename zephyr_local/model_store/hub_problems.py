@@ -9,7 +9,6 @@ The hub's headers are those that huggingface_hub 2.4 reads (utils/_http.py): ``X
 
 from __future__ import annotations
 
-import email.utils
 import re
 import socket
 import ssl
@@ -20,10 +19,10 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from zephyr_local.errors import HubError, ModelNotFoundError, OfflineError, ZephyrError
+from zephyr_local.retry_after import retry_after_s
 
 _Result = TypeVar("_Result")
 _MOST_QUOTED: Final = 200
-_MOST_SECONDS: Final = 1e7
 _RETRIED: Final = frozenset({408, 425, 429})
 _QUERY: Final = re.compile(r"(\w+://[^\s?#]*)[?#]\S*")
 _TRY_LATER: Final = "Try again later"
@@ -222,18 +221,4 @@ def _asked_wait_s(headers: Mapping[str, str]) -> float | None:
     limit = parse_ratelimit_headers(headers)
     if limit is not None and limit.remaining == 0:  # it comes with every answer, and counts where nothing remains
         return float(limit.reset_in_seconds)
-    return _retry_after_s(headers.get("retry-after"))
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    """Seconds, or a date (RFC 9110, section 10.2.3); None where it is neither."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return max(0.0, seconds) if seconds < _MOST_SECONDS else None
+    return retry_after_s(headers.get("retry-after"))
