@@ -118,10 +118,10 @@ def test_an_editor_that_writes_nothing_leaves_the_chat_as_it_is(
 
 
 def test_an_editor_finds_the_terminal_as_it_expects_it(open_chat: OpenChat, tmp_path: Path):
-    chat = open_chat(environment=editor(tmp_path, 'echo ready; read line; echo "got $line" > "$1"'))
+    chat = open_chat(environment=editor(tmp_path, 'echo go on; read line; echo "got $line" > "$1"'))
     for line in ("/editor", ""):
         chat.send(f"{line}\r" if line else "\x18\x05")
-        chat.shows("ready")
+        chat.shows("go on")
         chat.send("typed\r")
         chat.wait(lambda text: text.endswith("got typed"))
         chat.control("c")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 REAL_MODEL_HINT = (
     "This is zephyr-tiny, 2 MB to try things with. The real one: zephyr-local pull zephyr-7b-beta, then "
-    "zephyr-local chat zephyr-7b-beta; zephyr-local models list tells what is on this machine already"
+    "zephyr-local chat zephyr-7b-beta; zephyr-local models list tells what is on this machine"
 )
 MAX_STDIN_BYTES = 64 * MAX_N_CTX  # more than any context holds
 POLICIES = [policy.replace("_", "-") for policy in get_args(Policy)]
