@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -110,3 +112,8 @@ def partial_as_json(partial: Partial) -> dict[str, object]:
         "there_bytes": partial.there_bytes,
         "is_downloading": is_downloading(partial),
     }
+
+
+def command_line() -> str:
+    """What was typed, as the registry keeps it with the files that came of it."""
+    return shlex.join(["zephyr-local", *sys.argv[1:]])

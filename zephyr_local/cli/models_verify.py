@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from zephyr_local.cli.byte_bar import byte_bar
-from zephyr_local.cli.models_told import on_a_line
+from zephyr_local.cli.models_told import command_line, on_a_line
 from zephyr_local.cli.notice import show_notice
 from zephyr_local.errors import OutputError
+from zephyr_local.model_store.digest import sha256_of
 
 if TYPE_CHECKING:
     from zephyr_local.model_store.registry import FileRecord
-
-_READ_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ class _Verifier:
         expected = told or (record.sha256 if record is not None else None)
         try:
             status = path.stat()
-            found = _sha256(path, advance)
+            found = sha256_of(path, advance)
         except OSError as error:
             return Verdict(path, "unreadable", None, expected, error.strerror or str(error))
         is_as_it_was = record is not None and record.is_as_it_was(path)
@@ -162,8 +159,7 @@ def _record(path: Path, status: os.stat_result, sha256: str, before: FileRecord 
     if before is not None:
         origin = (before.source, before.repository, before.revision, before.licence)
         return FileRecord(*facts, *origin, before.recorded_s, before.command)
-    command = shlex.join(["zephyr-local", *sys.argv[1:]])
-    return FileRecord(*facts, "verify", None, None, None, time.time(), command)
+    return FileRecord(*facts, "verify", None, None, None, time.time(), command_line())
 
 
 def _remedy(record: FileRecord) -> str:
@@ -176,15 +172,6 @@ def _remedy(record: FileRecord) -> str:
         there = on_a_line(shlex.quote(str(record.path)))
         return f"zephyr-local models rm {there} removes it, and pull {record.repository} --quantize makes it again"
     return "get it again from where it came"
-
-
-def _sha256(path: Path, advance: Callable[[int], object]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-            advance(len(data))
-    return digest.hexdigest()
 
 
 def _size_of(path: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zephyr_local.cli.conversion_options import parse_size
-from zephyr_local.cli.models_told import on_a_line
+from zephyr_local.cli.models_told import command_line, on_a_line
 from zephyr_local.cli.notice import show_notice
 from zephyr_local.cli.options import engine_options
 from zephyr_local.errors import InvalidInputError, ModelFileError, OutputError, ZephyrError
@@ -253,10 +252,9 @@ def _fetch(outcome: _Outcome, store: Path) -> _Outcome:
 
     snapshot, offer = outcome.snapshot, outcome.offer
     make_private_folder(store)  # or it says that no home folder is known
-    command_line = shlex.join(["zephyr-local", *sys.argv[1:]])
     try:
         with pull_bar() as update:
-            pulled = pull_offer(snapshot, offer, store, command=command_line, on_progress=update)
+            pulled = pull_offer(snapshot, offer, store, command=command_line(), on_progress=update)
     except KeyboardInterrupt:
         there = readable(offer.size_bytes - missing_bytes(store, snapshot, offer))
         click.echo(

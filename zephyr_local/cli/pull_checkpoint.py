@@ -13,22 +13,23 @@ import json
 import os
 import shlex
 import shutil
-import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
 from zephyr_local.cli.byte_bar import byte_bar
 from zephyr_local.cli.checkpoint_bar import checkpoint_display
 from zephyr_local.cli.checkpoint_files import CheckpointFiles, checkpoint_files
+from zephyr_local.cli.models_told import command_line
 from zephyr_local.cli.notice import show_notice
 from zephyr_local.errors import CheckpointError, HubError, InvalidInputError, ModelFileError, OutputError
 from zephyr_local.hardware import disk_of
 from zephyr_local.memory.plan import readable
+from zephyr_local.model_store.digest import sha256_of
 from zephyr_local.repl.screen import visible
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from zephyr_local.model_store.names import HubName
     from zephyr_local.quantize.output_plan import OutputPlan
     from zephyr_local.quantize.types import FileType
-
-_READ_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +225,7 @@ def _require_recorded_digest(path: Path) -> None:
     if record is None or record.counts_for(path):
         return
     with byte_bar("hash", path.stat().st_size) as advance:
-        found = _sha256(path, advance)
+        found = sha256_of(path, advance)
     if found != record.sha256:
         raise OutputError(
             f"{path} is not what it was: its SHA-256 is {found}, and {record.sha256} was recorded",
@@ -338,30 +337,20 @@ def _record(job: _Job, plans: Sequence[OutputPlan], before: Collection[FileType]
     from zephyr_local.model_store.registry import FileRecord, Registry
 
     made = {}
-    command_line = shlex.join(["zephyr-local", *sys.argv[1:]])
     with Registry() as registry, byte_bar("hash", sum(plan.size_bytes for plan in plans)) as advance:
         for plan in plans:
             path = plan.request.target
             status = path.stat()
-            sha256 = _sha256(path, advance)
+            sha256 = sha256_of(path, advance)
             registry.record(
                 FileRecord(
                     *(path.absolute(), status.st_size, status.st_mtime_ns, sha256, "quantize"),
-                    *(job.snapshot.repository, job.snapshot.commit, job.snapshot.licence, time.time(), command_line),
+                    *(job.snapshot.repository, job.snapshot.commit, job.snapshot.licence, time.time(), command_line()),
                 )
             )
             file_type = plan.request.file_type
             made[file_type] = _Made(file_type, path, status.st_size, sha256, was_here=file_type in before)
     return made
-
-
-def _sha256(path: Path, advance: Callable[[int], object]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-            advance(len(data))
-    return digest.hexdigest()
 
 
 def _tell(job: _Job, made: Sequence[_Made], fetched_bytes: int, resumed_bytes: int, *, as_json: bool) -> None:
