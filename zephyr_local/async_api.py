@@ -33,13 +33,19 @@ class AsyncZephyr(ModelHandle):
         on_progress: Callable[[float], object] | None = None,
         isolated: bool = True,
     ) -> None:
-        """As ``Zephyr``'s, but nothing is loaded yet; ``on_progress`` is called on the event loop."""
+        """As ``Zephyr``'s, but nothing is loaded yet, and a name is looked up by ``load``.
+
+        ``on_progress`` is called on the event loop.
+        """
         super().__init__(path, settings, template=template, isolated=isolated)
         self._on_progress = on_progress
 
     async def load(self) -> None:
-        """Load the model, where it is not yet. Cancelling the task ends the load."""
-        if self._loaded is not None:
+        """Load the model, where it is not yet, or again where its engine crashed. Cancelling the task ends the load.
+
+        Raises what ``Zephyr(...)`` does.
+        """
+        if self._loaded is not None and self.is_running:
             return
         loop = asyncio.get_running_loop()
         stop: list[BaseException] = []

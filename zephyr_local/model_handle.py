@@ -11,8 +11,8 @@ from pathlib import Path
 from zephyr_local.chat_types import Message, Piece, parse_messages
 from zephyr_local.data import bundled_model_path
 from zephyr_local.engine import protocol
-from zephyr_local.engine.client import EngineClient
-from zephyr_local.errors import InvalidInputError
+from zephyr_local.engine.client import EngineClient, ModelPlace
+from zephyr_local.errors import EngineCrashed, InvalidInputError
 from zephyr_local.settings import BUNDLED_MODEL_SAMPLING, EngineSettings, Sampling, require_kind
 
 MessageLike = Message | Mapping[str, object]
@@ -33,13 +33,10 @@ class ModelHandle:
         require_kind(settings, EngineSettings, "settings")
         require_kind(isolated, bool, "isolated")
         is_bundled = path is None or _is_bundled(path)
-        file, assumed = (bundled_model_path(), None) if path is None or is_bundled else _model_file(path, settings)
-        template = assumed if template is None else template
         self.default_sampling = BUNDLED_MODEL_SAMPLING if is_bundled else Sampling()
         """How answers are sampled where they are not told."""
-        is_file = template is not None and template != "zephyr"
-        name = None if template is None else str(Path(template).absolute()) if is_file else os.fspath(template)
-        self._client = EngineClient(str(file.absolute()), settings, (name, is_file), isolated=isolated)
+        locate = _place_of(bundled_model_path() if path is None or is_bundled else path, settings, template)
+        self._client = EngineClient(locate, settings, isolated=isolated)
         self._loaded: protocol.Loaded | None = None
         _open_models.add(self)
 
@@ -62,6 +59,20 @@ class ModelHandle:
     def engine_process_id(self) -> int | None:
         """The engine's process; None where it runs in this one, or has crashed and was not started again yet."""
         return self._client.process_id
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the engine runs and has the model; not before it is loaded, nor after a crash."""
+        return self._client.is_running
+
+    @property
+    def on_crash(self) -> Callable[[EngineCrashed], object] | None:
+        """Is told when the engine's process ends by itself, also while no call waits; on a thread of its own."""
+        return self._client.on_crash
+
+    @on_crash.setter
+    def on_crash(self, on_crash: Callable[[EngineCrashed], object] | None) -> None:
+        self._client.on_crash = on_crash
 
     @property
     def _facts(self) -> protocol.Loaded:
@@ -95,18 +106,39 @@ def _is_bundled(path: str | os.PathLike[str]) -> bool:
     return is_bundled_name(path)
 
 
-def _model_file(path: str | os.PathLike[str], settings: EngineSettings) -> tuple[Path, str | None]:
-    """The file at a path; where there is none and a text may be a name, the model of that name on this machine.
+def _place_of(
+    path: str | os.PathLike[str], settings: EngineSettings, template: str | os.PathLike[str] | None
+) -> Callable[[], ModelPlace]:
+    """What tells where a model is: that of a path at once, since the current folder may change, of a name when asked.
 
-    With it the template that the name tells, where the file brings none.
+    A name is looked for among all models on this machine, which takes a moment.
     """
-    file = Path(path)
+    file, given = Path(path), _template_place(template)
     if not isinstance(path, str) or (path and file.exists()):  # the path of an empty text is the current folder's
-        return file, None
-    from zephyr_local.model_store.library import assumed_template, resolve  # which a path need not wait for
+        place = ModelPlace(str(file.absolute()), *given)
+        return lambda: place
+    name = path
+    found: list[ModelPlace] = []
 
-    resolved = resolve(path, settings)
-    return resolved.path, assumed_template(resolved)
+    def locate() -> ModelPlace:
+        from zephyr_local.model_store.library import assumed_template, resolve  # which a path need not wait for
+
+        if not found:  # after a crash the engine gets the same file again
+            resolved = resolve(name, settings)
+            of_name = given if template is not None else _template_place(assumed_template(resolved))
+            found.append(ModelPlace(str(resolved.path.absolute()), *of_name))
+        return found[0]
+
+    return locate
+
+
+def _template_place(template: str | os.PathLike[str] | None) -> tuple[str | None, bool]:
+    """A template's name or its absolute path, and whether it is a path."""
+    if template is None:
+        return None, False
+    if template == "zephyr":
+        return "zephyr", False
+    return str(Path(template).absolute()), True
 
 
 def piece_of(event: protocol.Event) -> Piece | None:

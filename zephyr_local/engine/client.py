@@ -13,10 +13,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from zephyr_local.engine import protocol
-from zephyr_local.errors import EngineError, ZephyrError
+from zephyr_local.errors import EngineCrashed, EngineError, ZephyrError
 from zephyr_local.settings import EngineSettings
 
 _WAIT_S: Final = 0.2  # Windows delivers Ctrl+C only between waits
@@ -34,6 +34,15 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
     def forget_after_fork(self) -> None: ...
+
+
+class ModelPlace(NamedTuple):
+    """What an engine is to load."""
+
+    path: str
+    template: str | None
+    """A name or a file's path; None: the model's own."""
+    template_is_file: bool
 
 
 class Waiter:
@@ -106,11 +115,11 @@ class Waiter:
 class EngineClient:
     """One model in an engine; any thread may use it."""
 
-    def __init__(
-        self, path: str, settings: EngineSettings, template: tuple[str | None, bool], *, isolated: bool
-    ) -> None:
-        """``template``: a name or a file's path, and whether it is a file's. Nothing is started yet."""
-        self._path, self._settings, self._template, self.isolated = path, settings, template, isolated
+    def __init__(self, locate: Callable[[], ModelPlace], settings: EngineSettings, *, isolated: bool) -> None:
+        """``locate`` may take a moment and raise; each load asks it. Nothing is started yet."""
+        self._locate, self._settings, self.isolated = locate, settings, isolated
+        self.on_crash: Callable[[EngineCrashed], object] | None = None
+        """Is told, on a thread of the engine's, when a loaded engine ended by itself, also while nobody waits."""
         self._ids = itertools.count(1)
         self._closed = False
         self._reset_locks()
@@ -136,9 +145,9 @@ class EngineClient:
             return self._load(on_progress)
 
     def _load(self, on_progress: Callable[[float], object] | None) -> protocol.Loaded:
+        path, template, is_file = self._locate()
         engine = self._start()
         waiter = Waiter(next(self._ids), engine)
-        template, is_file = self._template
         with self._lock:
             self._waiters[waiter.id] = waiter
             self._starting = engine
@@ -147,7 +156,7 @@ class EngineClient:
                 raise closed_error()
             if engine.lost is not None:  # before it was known here
                 raise engine.lost
-            engine.send(protocol.Load(waiter.id, self._path, self._settings, template, is_file))
+            engine.send(protocol.Load(waiter.id, path, self._settings, template, is_file))
             while not isinstance(event := waiter.get(), protocol.Loaded):
                 if isinstance(event, protocol.LoadProgress) and on_progress is not None:
                     on_progress(event.share)
@@ -280,9 +289,13 @@ class EngineClient:
 
     def _lost(self, engine: Engine, error: EngineError) -> None:
         with self._lock:
-            if self._engine is engine:
+            was_loaded = self._engine is engine
+            if was_loaded:
                 self._engine = None
             lost = [waiter for waiter in self._waiters.values() if waiter.engine is engine and not waiter.ended]
+        if was_loaded and isinstance(error, EngineCrashed) and (on_crash := self.on_crash) is not None:
+            with contextlib.suppress(Exception):  # the application's mistake: who waits must be told all the same
+                on_crash(error)
         for waiter in lost:
             waiter.put(error)
 
