@@ -28,15 +28,20 @@ if TYPE_CHECKING:
         ContextExceededError,
         EngineCrashed,
         EngineError,
+        HubError,
         InvalidInputError,
         ModelFileError,
         ModelNotFoundError,
         NotEnoughMemoryError,
+        OfflineError,
         OutputError,
         TemplateError,
         ZephyrError,
     )
     from zephyr_local.memory.estimate import MemoryEstimate
+    from zephyr_local.model_list import LocalModel, local_models
+    from zephyr_local.model_store.pull import PullProgress
+    from zephyr_local.pulling import pull_model
     from zephyr_local.settings import EngineSettings, Sampling
     from zephyr_local.sizing import estimate_memory
 
@@ -55,15 +60,19 @@ __all__ = [
     "EngineSettings",
     "Finish",
     "FinishReason",
+    "HubError",
     "InvalidInputError",
+    "LocalModel",
     "MemoryEstimate",
     "Message",
     "ModelFileError",
     "ModelNotFoundError",
     "NotEnoughMemoryError",
+    "OfflineError",
     "OutputError",
     "Piece",
     "Policy",
+    "PullProgress",
     "Reply",
     "Role",
     "Sampling",
@@ -74,6 +83,8 @@ __all__ = [
     "__version__",
     "estimate_memory",
     "freeze_support",
+    "local_models",
+    "pull_model",
 ]
 
 _HOMES = {
@@ -84,7 +95,10 @@ _HOMES = {
     "chat_fit": ("Dropped", "Policy"),
     "chat_types": ("Finish", "FinishReason", "Message", "Piece", "Reply", "Role", "TokenLogprob"),
     "child_process": ("freeze_support",),
+    "model_list": ("LocalModel", "local_models"),
     "memory.estimate": ("MemoryEstimate",),
+    "model_store.pull": ("PullProgress",),
+    "pulling": ("pull_model",),
     "settings": ("EngineSettings", "Sampling"),
     "sizing": ("estimate_memory",),
     "errors": (
@@ -93,10 +107,12 @@ _HOMES = {
         "ContextExceededError",
         "EngineCrashed",
         "EngineError",
+        "HubError",
         "InvalidInputError",
         "ModelFileError",
         "ModelNotFoundError",
         "NotEnoughMemoryError",
+        "OfflineError",
         "OutputError",
         "TemplateError",
         "ZephyrError",

@@ -14,34 +14,24 @@ from zephyr_local.cli.conversion_options import parse_size
 from zephyr_local.cli.models_told import command_line, on_a_line
 from zephyr_local.cli.notice import show_notice
 from zephyr_local.cli.options import engine_options
-from zephyr_local.errors import InvalidInputError, ModelFileError, OutputError, ZephyrError
+from zephyr_local.errors import ModelFileError, OutputError, ZephyrError
 from zephyr_local.memory.plan import readable
 from zephyr_local.settings import EngineSettings
 
 if TYPE_CHECKING:
     from zephyr_local.cli.pull_choice import Choice
     from zephyr_local.cli.verdict import Verdict
-    from zephyr_local.model_store.catalogue import Catalogue, CatalogueEntry
     from zephyr_local.model_store.hub import HubSnapshot
-    from zephyr_local.model_store.names import HubName
     from zephyr_local.model_store.pull import Offer, Pulled
     from zephyr_local.model_store.registry import FileRecord
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """What is pulled, and from where."""
-
-    name: str
-    hub: HubName
-    entry: CatalogueEntry | None
+    from zephyr_local.model_store.wish import Wish
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """What a pull came to, or would come to."""
 
-    wish: _Wish
+    wish: Wish
     snapshot: HubSnapshot
     offer: Offer
     why: str | None
@@ -86,12 +76,13 @@ def command(
     chat loads it) and dry_run.
     """
     from zephyr_local.model_store.library import store_folder
+    from zephyr_local.model_store.wish import understand
     from zephyr_local.offline import is_offline, require_online
 
     if types is not None or not is_offline():
         require_online(f"pull {on_a_line(name)}")
     max_bytes = None if max_disk is None else parse_size(max_disk)
-    wish = _understand(name, is_checkpoint=types is not None)
+    wish = understand(name, is_checkpoint=types is not None)
     store = store_folder()
     if types is not None:
         from zephyr_local.cli.pull_checkpoint import pull_checkpoint
@@ -112,64 +103,7 @@ def command(
         _tell(_fetch(outcome, store), dry_run=False, as_json=as_json)
 
 
-def _understand(name: str, *, is_checkpoint: bool) -> _Wish:
-    """From a name to a repository; raises InvalidInputError where it names none."""
-    from zephyr_local.model_store.catalogue import read_catalogue
-    from zephyr_local.model_store.hub import check_file_path, check_revision, parse_repository
-    from zephyr_local.model_store.names import shown_name
-    from zephyr_local.model_store.not_here import mistaken_type
-
-    catalogue = read_catalogue()
-    hub, entry = _repository_of(name, catalogue, is_checkpoint=is_checkpoint)
-    if hub is None:
-        if (mistaken := mistaken_type(name)) is not None:
-            raise InvalidInputError(*mistaken)
-        known = ", ".join(found.name for found in catalogue.entries.values())
-        raise InvalidInputError(f"{shown_name(name)!r} is not known", f"Give hf:OWNER/REPO, or one of: {known}")
-    parse_repository(hub.repository)
-    if hub.file is not None:
-        check_file_path(hub.file)
-    if hub.revision is not None:
-        check_revision(hub.revision)
-    return _Wish(name, hub, entry)
-
-
-def _repository_of(
-    name: str, catalogue: Catalogue, *, is_checkpoint: bool
-) -> tuple[HubName | None, CatalogueEntry | None]:
-    from zephyr_local.model_store.library import what_is_wanted, without_aliases
-    from zephyr_local.model_store.names import (
-        HubName,
-        folded,
-        is_hub_name,
-        looks_like_path,
-        parse_hub_name,
-        shown_name,
-        without_hub_host,
-    )
-
-    plain, at, revision = name.partition("@")
-    target = without_aliases(plain, catalogue)
-    if target != plain and looks_like_path(target):
-        raise InvalidInputError(
-            f"{shown_name(name)} stands for the file {target}", "A file is not pulled; chat with it"
-        )
-    wanted = None if is_hub_name(target) else what_is_wanted(target, catalogue)
-    entry = None if wanted is None else wanted.entry
-    if wanted is not None and entry is not None and folded(wanted.base) == folded(entry.name):
-        repository = (entry.checkpoint if is_checkpoint else None) or next(iter(entry.gguf), None)
-        if repository is None:
-            raise InvalidInputError(f"the catalogue names no repository of {entry.name}'s GGUFs", "Give hf:OWNER/REPO")
-        hub = HubName(repository, None, wanted.file_type)
-    elif is_hub_name(target) or "/" in target:
-        hub = parse_hub_name(without_hub_host(target) or target)
-        entry = catalogue.entry_of_repository(hub.repository)
-    else:
-        return None, None
-    return (replace(hub, revision=revision) if at else hub), entry
-
-
-def _plan(wish: _Wish, settings: EngineSettings, store: Path, max_bytes: int | None) -> _Outcome:
+def _plan(wish: Wish, settings: EngineSettings, store: Path, max_bytes: int | None) -> _Outcome:
     """What is to be fetched, decided before any of it is; raises where it has no room."""
     from zephyr_local.cli.pull_choice import Choice, disk_room
     from zephyr_local.model_store.hub import read_snapshot

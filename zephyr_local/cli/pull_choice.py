@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zephyr_local.errors import EngineError, NotEnoughMemoryError, OutputError, ZephyrError
+from zephyr_local.errors import NotEnoughMemoryError, OutputError, ZephyrError
 from zephyr_local.memory.plan import Machine, readable
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ class Choice:
         Raises NotEnoughMemoryError or OutputError with what is missing, and the next smaller choice.
         """
         from zephyr_local.cli.type_fits import UNQUANTIZED
+        from zephyr_local.engine.machine import machine_known
 
-        machine = _machine()
+        machine = machine_known()
         quantized = [offer for offer in found if offer.file_type not in UNQUANTIZED] or list(found)
         larger: _Need | None = None
         for offer in sorted(quantized, key=lambda offer: -offer.size_bytes):
@@ -89,9 +90,11 @@ class Choice:
 
     def memory_notice(self, offer: Offer) -> str | None:
         """What an offer that was asked for as it is lacks of memory; None where that is nothing, or nobody knows."""
+        from zephyr_local.engine.machine import machine_known
+
         if not self.settings.check_memory or self._shape(offer) is None:
             return None
-        machine = _machine()
+        machine = machine_known()
         need = self._memory_need(offer, machine)
         if need.shortfall is None:
             return None
@@ -192,14 +195,3 @@ def disk_room(store: Path, max_bytes: int | None) -> DiskRoom:
 
     held_bytes = 0 if max_bytes is None else bytes_held(store)
     return DiskRoom(store, disk_of(store).free_bytes - DISK_MARGIN_BYTES, held_bytes, max_bytes)
-
-
-def _machine() -> Machine:
-    """The machine with its GPUs; without them where llama.cpp does not say."""
-    from zephyr_local.engine.machine import machine_of, probed_machine
-    from zephyr_local.hardware import read_cpu
-
-    try:
-        return probed_machine()
-    except EngineError:  # which the chat will tell
-        return machine_of((), read_cpu().features, offloads=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from typing import Final
 
-from zephyr_local.hardware import Device, read_memory
+from zephyr_local.errors import EngineError
+from zephyr_local.hardware import Device, read_cpu, read_memory
 from zephyr_local.memory.estimate import Gpu
 from zephyr_local.memory.plan import Machine
 
@@ -46,6 +47,14 @@ def probed_machine() -> Machine:
 
     found = probe()
     return machine_of(found.devices, found.cpu_features, offloads=found.supports_gpu_offload)
+
+
+def machine_known() -> Machine:
+    """The same; without GPUs where llama.cpp does not say what it has."""
+    try:
+        return probed_machine()
+    except EngineError:  # which a load will tell
+        return machine_of((), read_cpu().features, offloads=False)
 
 
 def _is_unified(gpu: Device) -> bool:
