@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from zephyr_local import (
     Zephyr,
 )
 from zephyr_local.engine.client import EngineClient
+from zephyr_local.model_store.library import Resolved
 
 HELLO = [{"role": "user", "content": "the hen in a den"}]
 GREEDY = Sampling(temperature=0, max_tokens=24)
@@ -209,3 +211,115 @@ def test_a_chat(tiny_path: Path) -> None:  # noqa: F811
             assert len(chat.turns) == 4
 
     run(use())
+
+
+def test_a_name_is_looked_up_by_the_load_and_beside_the_loop(
+    tiny_path: Path,  # noqa: F811
+    isolated: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_up: list[tuple[str, threading.Thread]] = []
+    may_end = threading.Event()
+
+    def resolve(name: str, _settings: EngineSettings) -> Resolved:
+        looked_up.append((name, threading.current_thread()))
+        assert may_end.wait(30), "the loop stood still"
+        return Resolved(tiny_path)
+
+    monkeypatch.setattr("zephyr_local.model_store.library.resolve", resolve)
+
+    async def use() -> None:
+        model = AsyncZephyr("a-model", SETTINGS, isolated=isolated)
+        assert looked_up == []
+        loading = asyncio.create_task(model.load())
+        while not looked_up:
+            await asyncio.sleep(0.01)
+        assert not loading.done()
+        may_end.set()
+        await loading
+        ((name, thread),) = looked_up
+        assert name == "a-model"
+        assert thread is not threading.main_thread()
+        assert (await model.complete(HELLO, GREEDY)).text
+        await model.close()
+
+    run(use())
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_relative_path_is_of_the_folder_where_it_was_given(
+    tiny_path: Path,  # noqa: F811
+    tmp_path: Path,
+    kind: Callable[[str], str | Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tiny_path.parent)
+    model = AsyncZephyr(kind(tiny_path.name), SETTINGS)
+    monkeypatch.chdir(tmp_path)
+
+    async def use() -> None:
+        async with model:
+            assert (await model.complete(HELLO, GREEDY)).text
+
+    run(use())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_a_load_after_a_crash_loads_again(tiny_path: Path) -> None:  # noqa: F811
+    async def use() -> None:
+        shares: list[float] = []
+        crashes: list[EngineCrashed] = []
+        model = AsyncZephyr(tiny_path, SETTINGS, on_progress=shares.append)
+        assert not model.is_running
+        async with model:
+            model.on_crash = crashes.append
+            assert model.is_running
+            first = model.engine_process_id
+            assert first is not None
+            os.kill(first, signal.SIGKILL)
+            while not crashes:
+                await asyncio.sleep(0.01)
+            assert (model.is_running, model.engine_process_id) == (False, None)
+            shares.clear()
+            await model.load()
+            await asyncio.sleep(0)
+            assert shares
+            assert shares[-1] == 1.0
+            second = model.engine_process_id
+            assert second not in (None, first)
+            shares.clear()
+            await model.load()  # it runs
+            assert (model.engine_process_id, shares) == (second, [])
+            assert (await model.complete(HELLO, GREEDY)).text
+        assert not model.is_running
+        assert [crash.signal for crash in crashes] == ["SIGKILL"]
+
+    run(use())
+
+
+def test_what_a_cancel_raises_on_the_thread_of_a_load_is_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A BaseException would end the threads of qasync's executor, and nobody would hear of the load's end."""
+    raised: list[BaseException] = []
+
+    def load(_client: EngineClient, on_progress: Callable[[float], object]) -> None:
+        try:
+            while True:
+                on_progress(0.5)
+                time.sleep(0.01)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    async def use() -> None:
+        shares: list[float] = []
+        loading = asyncio.create_task(AsyncZephyr(on_progress=shares.append).load())
+        while not shares:
+            await asyncio.sleep(0.01)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+
+    monkeypatch.setattr(EngineClient, "load", load)
+    run(use())
+    assert len(raised) == 1
+    assert isinstance(raised[0], Exception)

@@ -18,6 +18,10 @@ from zephyr_local.model_handle import MessageLike, ModelHandle, piece_of, requir
 from zephyr_local.settings import EngineSettings, Sampling
 
 
+class _LoadEnded(Exception):  # noqa: N818
+    """Ends a load on its thread, whatever ended it here: an executor may take Exceptions alone, as qasync's does."""
+
+
 class AsyncZephyr(ModelHandle):
     """A model; an asynchronous context manager, which loads it. Methods are Zephyr's, awaited.
 
@@ -59,7 +63,7 @@ class AsyncZephyr(ModelHandle):
 
         def progress(share: float) -> None:
             if stop:
-                raise stop[0]
+                raise _LoadEnded
             loop.call_soon_threadsafe(tell, share)
 
         loading = asyncio.ensure_future(asyncio.to_thread(self._client.load, progress))
@@ -68,9 +72,13 @@ class AsyncZephyr(ModelHandle):
         except asyncio.CancelledError as error:
             stop.append(error)
             await asyncio.to_thread(self._client.close)
-            await asyncio.wait([loading])
-            loading.exception()  # it is this cancel, or came before it
+            if self._client.is_starting:
+                await asyncio.wait([loading])
+            # Else a name is being looked up, which takes as long as it takes, and starts nothing any more.
+            loading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # or asyncio logs it
             raise
+        except _LoadEnded:
+            raise stop[0] from None
         if stop:
             await self.close()
             raise stop[0]

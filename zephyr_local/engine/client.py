@@ -146,6 +146,8 @@ class EngineClient:
 
     def _load(self, on_progress: Callable[[float], object] | None) -> protocol.Loaded:
         path, template, is_file = self._locate()
+        if self._closed:  # while a name was looked up
+            raise closed_error()
         engine = self._start()
         waiter = Waiter(next(self._ids), engine)
         with self._lock:
@@ -269,6 +271,11 @@ class EngineClient:
     def is_running(self) -> bool:
         """Whether a request can be sent without loading the model first."""
         return self._engine is not None
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether an engine has been started that does not have its model yet."""
+        return self._starting is not None
 
     @property
     def process_id(self) -> int | None:
