@@ -47,9 +47,7 @@ def ready(watched: Watched) -> Watched:
 
 
 def engine_of(watched: Watched) -> int:
-    zephyr = watched.worker._zephyr
-    assert zephyr is not None
-    process_id = zephyr.engine_process_id
+    process_id = watched.worker.engine_process_id
     assert process_id is not None
     return process_id
 
@@ -180,6 +178,25 @@ def test_stop_ends_a_load(watched: Watched, slow_path: Path) -> None:  # noqa: F
     watched.until(events.Loaded)
 
 
+def test_stop_does_not_wait_for_a_name_that_is_looked_up(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking, found = threading.Event(), threading.Event()
+
+    def resolve(*_: object) -> None:
+        looking.set()
+        assert found.wait(MOST_S)
+        raise ModelNotFoundError("it is not here", "Pull it")
+
+    monkeypatch.setattr("zephyr_local.model_store.library.resolve", resolve)
+    watched.worker.load("some-model")
+    assert looking.wait(MOST_S)
+    watched.worker.stop()
+    watched.until(events.LoadStopped)
+    watched.worker.load()
+    watched.until(events.Loaded)
+    found.set()
+    watched.no_more()
+
+
 def test_a_load_that_fails(watched: Watched, tmp_path: Path) -> None:
     watched.worker.load(tmp_path / "no-such.gguf")
     watched.worker.ask(FRANCE)
@@ -302,6 +319,17 @@ def test_a_chat_is_saved_and_resumed(ready: Watched, tmp_path: Path) -> None:
     assert opened.turns == end.turns
     ready.worker.ask("and of Japan?")
     assert "Tokyo" in ready.answer()[0]
+
+
+def test_what_is_saved_is_the_chat_of_that_moment(ready: Watched, tmp_path: Path) -> None:
+    ready.worker.ask(FRANCE)
+    ready.answer()
+    ready.worker.save(tmp_path / "before.json")
+    ready.worker.new_chat()
+    ready.worker.save(tmp_path / "after.json")
+    ready.close()
+    assert PARIS in (tmp_path / "before.json").read_text()
+    assert PARIS not in (tmp_path / "after.json").read_text()
 
 
 def test_a_chat_is_resumed_before_a_model_is_there(watched: Watched, ready: Watched, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from zephyr_local.chat_fit import Dropped
 from zephyr_local.chat_types import Finish, FinishReason, Message
@@ -28,7 +29,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadStopped:
-    """A load was ended by ``stop``."""
+    """A load was ended by ``stop``, or by another load."""
+
+    has_model: bool
+    """Whether the model before it is still there, since the load had not come so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """What was asked for last could not be done; the chat can be asked again."""
+    """What was asked for could not be done; the chat can be asked again."""
 
+    of: Literal["load", "answer", "chat"]
+    """What it is the end of: a load, an answer, or the reading or writing of a chat's file."""
     error: ZephyrError
     turns: tuple[Message, ...]
     question: str | None

@@ -127,10 +127,13 @@ class ModelWorker:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the chat with all its branches to a file, whole or not at all."""
         file = Path(path).absolute()
-        self._post(lambda: self._begin_other(self._save(file)))
+        self._post(lambda: self._begin_other(self._save(file, self._chat_as_json())))
 
     def close(self) -> None:
-        """End what runs and free the model, soon; ``Closed`` is delivered when that is done. Closing twice is fine."""
+        """End what runs and free the model, soon; ``Closed`` is delivered when that is done. Closing twice is fine.
+
+        A chat that is being saved is saved first.
+        """
         with self._lock:
             if self._is_closed:
                 return
@@ -146,6 +149,12 @@ class ModelWorker:
     def is_answering(self) -> bool:
         """Whether a question was asked of which neither Finished nor Failed has been delivered."""
         return self._is_answering
+
+    @property
+    def engine_process_id(self) -> int | None:
+        """The engine's process; None where there is none now."""
+        zephyr = self._zephyr
+        return None if zephyr is None else zephyr.engine_process_id
 
     # --- from any thread to the loop ---
 
@@ -179,10 +188,10 @@ class ModelWorker:
 
     async def _serve(self) -> None:
         await self._shut.wait()
-        running = [task for task in (self._answer, self._loading, *self._others) if task is not None]
+        running = [task for task in (self._answer, self._loading) if task is not None]
         for task in running:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*running, *self._others, return_exceptions=True)  # a chat that is being saved is saved
         if self._zephyr is not None:
             await self._zephyr.close()
 
@@ -254,10 +263,10 @@ class ModelWorker:
         error = None if task.cancelled() else task.exception()
         if task.cancelled():
             self._load_error = InvalidInputError("the load was stopped", "Load the model again")
-            self._deliver(events.LoadStopped())
+            self._deliver(events.LoadStopped(self._zephyr is not None and self._zephyr.is_running))
         elif error is not None:
             self._load_error = _as_told(error)
-            self._deliver(events.Failed(self._load_error, self._turns(), None))
+            self._deliver(events.Failed("load", self._load_error, self._turns(), None))
         elif self._zephyr is not None:
             self._load_error = None
             zephyr = self._zephyr
@@ -309,7 +318,7 @@ class ModelWorker:
         if task.cancelled():
             self._deliver(events.Finished("cancelled", None, self._turns(), taken_back))
         elif (error := task.exception()) is not None:
-            self._deliver(events.Failed(_as_told(error), self._turns(), taken_back))
+            self._deliver(events.Failed("answer", _as_told(error), self._turns(), taken_back))
         else:
             finish = task.result()
             self._deliver(events.Finished(finish.reason, finish, self._turns(), None))
@@ -335,7 +344,7 @@ class ModelWorker:
     def _other_ended(self, task: asyncio.Task[None]) -> None:
         self._others.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._deliver(events.Failed(_as_told(error), self._turns(), None))
+            self._deliver(events.Failed("chat", _as_told(error), self._turns(), None))
 
     async def _resume(self, path: Path) -> None:
         record = await asyncio.to_thread(read_chat, path)
@@ -343,8 +352,11 @@ class ModelWorker:
             raise InvalidInputError(f"{path} was not opened: an answer is being given", "Stop it first")
         self._open(record)
 
-    async def _save(self, path: Path) -> None:
-        text = dump_chat(self._record if self._chat is None else self._chat.record)
+    def _chat_as_json(self) -> str:
+        """The chat as it is now: what a save writes, whatever chat is begun before it has."""
+        return dump_chat(self._record if self._chat is None else self._chat.record)
+
+    async def _save(self, path: Path, text: str) -> None:
         await asyncio.to_thread(write_chat, path, text)
         self._deliver(events.ChatSaved(str(path)))
 
