@@ -36,14 +36,15 @@ def start_child(role: str) -> subprocess.Popen[bytes]:
 
     Raises EngineError where the system refuses, and in a frozen application that did not call ``freeze_support``.
     """
+    if os.environ.get(_ROLE_VARIABLE) == role:
+        raise EngineError(
+            "this application started itself as zephyr-local's child and then went on as an application",
+            "Call zephyr_local.freeze_support() as its first line",
+        )
     environment = _environment(role)
-    if getattr(sys, "frozen", False):
-        if os.environ.get(_ROLE_VARIABLE) == role:
-            raise EngineError(
-                "this application started itself as zephyr-local's child and then went on as an application",
-                "Call zephyr_local.freeze_support() as its first line",
-            )
-        command = [sys.executable, _MARK, role]
+    program = _frozen_program()
+    if program is not None:
+        command = [program, _MARK, role]
     else:
         command = [_interpreter(), *_interpreter_flags(), "-c", _BOOT, json.dumps([sys.path, role])]
     flags = group = None
@@ -85,12 +86,28 @@ def freeze_support() -> None:
     """
     if len(sys.argv) == 3 and sys.argv[1] == _MARK and sys.argv[2] in ROLES:
         run_child(sys.argv[2])
+    if sys.argv[-3:-1] == ["-c", _BOOT]:
+        # A launcher such as Briefcase's is taken for an interpreter, and passes on what an interpreter was to do.
+        run_child(json.loads(sys.argv[-1])[1])
 
 
 def run_child(role: str) -> None:
     """Be the child: run the role's ``main()`` and end the process."""
     import_module(ROLES[role]).main()
     sys.exit(0)
+
+
+def _frozen_program() -> str | None:
+    """The executable that this application was frozen into; None where an interpreter runs it.
+
+    Of an application in one file that unpacked itself, this starts what was unpacked: with PyInstaller because the
+    environment tells its loader, with Nuitka because this is the path of the unpacked executable.
+    """
+    # Nuitka says what it compiled in a name of each module, and its sys.executable is an interpreter that is not there.
+    compiled = getattr(sys.modules.get("__main__"), "__compiled__", None)
+    if getattr(compiled, "standalone", False):
+        return os.fsdecode(getattr(compiled, "process_exe", None) or sys.argv[0])
+    return sys.executable if getattr(sys, "frozen", False) else None
 
 
 def _interpreter() -> str:
