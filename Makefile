@@ -5,6 +5,9 @@ PIP     := $(VENV)/bin/python -m pip
 WHEELS  := .wheelhouse
 RUNTIME := $(VENV)/.runtime-installed
 DEV     := $(VENV)/.dev-installed
+# Tests run in two processes, a file's in one of them. WORKERS=0 runs them in one, as plain pytest does.
+WORKERS ?= 2
+PYTEST  := $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 ifneq ($(words $(CURDIR)),1)
 $(error The path of this folder has a space in it, which llama.cpp's build cannot take. Move the folder)
@@ -20,10 +23,10 @@ chat: $(RUNTIME)
 	$(VENV)/bin/zephyr-local chat
 
 test: $(DEV) $(WHEELS)/.complete
-	$(VENV)/bin/python -m pytest
+	$(PYTEST)
 
 test-all: $(DEV) $(WHEELS)/.complete
-	$(VENV)/bin/python -m pytest -m "not gpu and not network"
+	$(PYTEST) -m "not gpu and not network"
 
 check: $(DEV)
 	$(VENV)/bin/ruff check .

@@ -15,6 +15,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+# Beside other test processes, torch's and numpy's threads would wait for a core that another process has.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The developer's own chats, history and configuration are none of the tests' business, nor the other way round.
 _home = tempfile.mkdtemp(prefix="zephyr-local-tests-")
 atexit.register(shutil.rmtree, _home, ignore_errors=True)

@@ -191,6 +191,7 @@ def test_a_second_process_is_told_who_is_at_it(hub: CheckpointHub, store: Path, 
     hub.pause_s = 0.02
     with start(hub, tmp_path) as process:
         wait_for(hub, next(iter(shards_of(files).values())), 100_000, process)
+        hub.pause_s = 1  # until the second one, which may start slowly, has looked
         with start(hub, tmp_path) as second:
             _, err = second.communicate(timeout=60)
         assert second.returncode == 1
