@@ -156,7 +156,7 @@ def test_regenerate_edit_and_continue(ready: Heard) -> None:
 def test_text_that_has_gathered_comes_at_once(ready: Heard) -> None:
     """A window's thread that was busy is not flooded."""
     ready.model.ask("hello", SHORT_BABBLE)
-    ready.until("piece")
+    _, first = ready.until("piece")
     end_s = time.monotonic() + MOST_S
     while ready.model._worker.is_answering:  # without an event loop
         assert time.monotonic() < end_s
@@ -166,6 +166,7 @@ def test_text_that_has_gathered_comes_at_once(ready: Heard) -> None:
         ready.model.ask(FRANCE)  # the end has not been told yet
     before, _ = ready.until("finished")
     assert [call[0] for call in before] == ["piece", "state_changed", "chat_changed"]
+    assert ready.model.turns[-1].content == first[1] + before[0][1]
 
 
 def test_the_event_loop_goes_on_meanwhile(heard: Heard) -> None:
@@ -281,6 +282,7 @@ def test_a_file_that_fails_is_not_the_end_of_the_answer(ready: Heard, tmp_path: 
     ready.until("piece")
     ready.model.save(tmp_path / "no-such-folder" / "chat.json")
     ready.until("failed")
+    assert ready.model.turns == ()
     assert ready.model.state == "answering"
     ready.model.stop()
     assert ready.answer()[1] == ("finished", "cancelled")
@@ -411,11 +413,11 @@ def test_a_model_whose_parent_is_destroyed_is_closed() -> None:
     assert model.wait_closed(MOST_S)
     assert is_gone(process_id)
     spin(50)
-    model.stop()
-    model.close()
     for wish in (lambda: model.ask(FRANCE), model.load, model.regenerate):
         with pytest.raises(EngineError, match="closed"):
             wish()
+    model.stop()
+    model.close()
 
 
 class Elsewhere(QObject):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,3 +164,45 @@ def test_a_model_that_qml_made_ends_with_qml() -> None:
     spin(20)
     assert is_gone(process_id)
     del root, engine
+
+
+_PAGE_VIEW = """
+import re, sys
+from pathlib import Path
+from PySide6.QtCore import QTimer, QUrl
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtQml import QQmlComponent, QQmlEngine
+from zephyr_local.desktop.qt import register_qml
+
+application = QGuiApplication([])
+register_qml()
+engine = QQmlEngine()
+component = QQmlComponent(engine)
+component.setData(re.search(r"```qml\\n(.*?)```", Path(sys.argv[1]).read_text(), re.DOTALL)[1].encode(), QUrl())
+view = component.create()
+assert view is not None, component.errorString()
+rows = view.property("model")
+
+def look():
+    texts = [rows.data(rows.index(row, 0)) for row in range(rows.rowCount())]
+    if texts[1:] == ["The capital of France is Paris."] and view.property("count") == 2:
+        application.exit(7)
+
+timer = QTimer(interval=50)
+timer.timeout.connect(look)
+timer.start()
+QTimer.singleShot(60_000, application.quit)
+sys.exit(application.exec())
+"""
+
+
+def test_the_view_of_the_page_shows_a_chat() -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "desktop.md"
+    done = subprocess.run(
+        [sys.executable, "-c", _PAGE_VIEW, page],
+        env=os.environ | {"QT_QPA_PLATFORM": "offscreen"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 7, done.stderr

@@ -176,3 +176,9 @@ def test_an_engine_that_is_killed_is_told_of_and_the_next_question_answered(read
     ready.until("on_loaded")
     ready.model.ask(FRANCE)
     assert "Paris" in ready.answer()[0]
+
+
+def test_a_callback_that_does_not_exist_is_refused(window: Window) -> None:
+    with pytest.raises(AttributeError, match="on_prefill,"):
+        window.model.on_prefill_progress = print  # type: ignore[attr-defined]
+    window.model.on_prefill = print

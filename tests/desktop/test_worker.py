@@ -154,15 +154,22 @@ def test_stop_ends_the_reading_of_a_chat_and_gives_the_question_back(
     assert (end.reason, end.question, end.turns) == ("cancelled", LONG, ())
 
 
-def test_stop_before_anything_has_begun(watched: Watched) -> None:
+def test_stop_before_anything_has_begun_ends_the_question_and_the_load(watched: Watched) -> None:
     watched.worker.load()
     watched.worker.ask(FRANCE)
-    watched.worker.stop()  # the question
-    _, end = watched.until(events.Finished)
-    assert (end.reason, end.question) == ("cancelled", FRANCE)
-    watched.worker.stop()  # the load, where it is not over yet
-    watched.until(events.Loaded, events.LoadStopped)
+    watched.worker.stop()
+    ends = [watched.until(events.Finished, events.LoadStopped)[1] for _ in range(2)]
+    assert {type(end) for end in ends} == {events.Finished, events.LoadStopped}
+    assert all(end.question == FRANCE for end in ends if isinstance(end, events.Finished))
     watched.worker.stop()  # nothing
+    watched.no_more()
+
+
+def test_what_is_no_model_is_refused_at_once(watched: Watched) -> None:
+    with pytest.raises(InvalidInputError, match="int"):
+        watched.worker.load(3)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="settings"):
+        watched.worker.load(None, {"n_ctx": 512})  # type: ignore[arg-type]
     watched.no_more()
 
 

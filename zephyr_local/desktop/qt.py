@@ -53,8 +53,9 @@ class _Arrivals:
     The worker holds this, and this no model, so that a model that is dropped can go.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, status: ModelStatus) -> None:
         self.waker: _Waker | None = _Waker()
+        self._status = status
         self._events: deque[events.Event] = deque()
         self._is_wake_due = False
         self.worker = ModelWorker(self._deliver)
@@ -77,6 +78,7 @@ class _Arrivals:
     def owner_gone(self) -> None:
         """The model is no more, on Python's side or on C++'s."""
         self.waker = None
+        self._status.close_asked()
         if not _interpreter_ends.is_set():
             self.worker.close()
 
@@ -128,7 +130,7 @@ class ZephyrModel(QObject):
         self._status = ModelStatus()
         self._told_state: State = "empty"
         self._rows = ChatRows()
-        self._arrivals = _Arrivals()
+        self._arrivals = _Arrivals(self._status)
         self._worker = self._arrivals.worker
         assert self._arrivals.waker is not None
         self._arrivals.waker.wake.connect(self._take_arrivals, Qt.ConnectionType.QueuedConnection)
@@ -185,7 +187,7 @@ class ZephyrModel(QObject):
         self._tell_begun()
 
     def stop(self) -> None:
-        """End the answer that is being given, else the load; what came of an answer is kept."""
+        """End the answer that is being given, and the load; what came of an answer is kept."""
         self._worker.stop()
 
     def new_chat(self, system: str | None = None) -> None:

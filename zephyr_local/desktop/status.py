@@ -92,9 +92,8 @@ class ModelStatus:
                 self.is_answering, self.turns, self.last_finish = False, event.turns, event.finish
             case events.Failed():
                 self.last_error = event.error
-                self.turns = event.turns
                 if event.of == "answer":
-                    self.is_answering, self.last_finish = False, None
+                    self.is_answering, self.turns, self.last_finish = False, event.turns, None
                 elif event.of == "load":
                     self._is_loaded = False
                     self._load_ended()

@@ -29,6 +29,15 @@ _LOOK_S: Final = 0.008  # no new call is begun in a look that has taken so long
 _interpreters: set[object] = set()
 
 
+_CALLBACKS: Final = frozenset(
+    f"on_{what}"
+    for what in (
+        *("loaded", "load_progress", "load_stopped", "prefill", "piece", "finished", "failed", "crashed"),
+        *("question_returned", "chat_changed", "dropped", "saved", "closed"),
+    )
+)
+
+
 def _nothing(*_: object) -> None:
     pass
 
@@ -48,6 +57,12 @@ class TkModel:
     Keep it, as an attribute of the window: one that is dropped is closed. So is one whose widget is destroyed; nothing
     is called after that.
     """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse a callback that does not exist, which would never be called."""
+        if name.startswith("on_") and name not in _CALLBACKS:
+            raise AttributeError(f"TkModel has no {name}; it has {', '.join(sorted(_CALLBACKS))}")
+        super().__setattr__(name, value)
 
     def __init__(self, widget: tkinter.Misc) -> None:
         """Nothing is loaded yet. ``widget`` is the window, or the part of it, that the model belongs to."""
@@ -129,7 +144,7 @@ class TkModel:
         self._begin(lambda: self._worker.edit(index, text, sampling))
 
     def stop(self) -> None:
-        """End the answer that is being given, else the load; what came of an answer is kept."""
+        """End the answer that is being given, and the load; what came of an answer is kept."""
         self._worker.stop()
 
     def new_chat(self, system: str | None = None, policy: Policy = "drop_oldest") -> None:

@@ -24,7 +24,7 @@ from zephyr_local.chat_tree import ChatTree
 from zephyr_local.chat_types import Finish, Message, OnPrefill, Piece
 from zephyr_local.desktop import events
 from zephyr_local.errors import EngineCrashed, EngineError, InvalidInputError, ZephyrError
-from zephyr_local.settings import EngineSettings, Sampling
+from zephyr_local.settings import EngineSettings, Sampling, require_kind
 
 LOGGER: Final = logging.getLogger("zephyr_local.desktop")
 
@@ -85,6 +85,10 @@ class ModelWorker:
 
         A load or an answer that is under way is stopped. Questions that are asked meanwhile wait.
         """
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise InvalidInputError(f"the model is of type {type(path).__name__}", "Give a path or a name")
+        if settings is not None:
+            require_kind(settings, EngineSettings, "settings")
         self._post(lambda: self._begin_load(_Wanted(path, settings, template)))
 
     def restart(self) -> None:
@@ -108,7 +112,7 @@ class ModelWorker:
         self._begin_answer(lambda chat, on_prefill: chat.continue_answer(sampling, on_prefill=on_prefill))
 
     def stop(self) -> None:
-        """End the answer that is being given, else the load; what came of an answer is kept. Without one, nothing."""
+        """End the answer that is being given, and the load that it waits for; what came of an answer is kept."""
         with contextlib.suppress(EngineError):  # closed
             self._post(self._stop_what_runs)
 
@@ -208,9 +212,9 @@ class ModelWorker:
         return tree.turns(tree.path(tree.leaf))
 
     def _stop_what_runs(self) -> None:
-        task = self._answer or self._loading
-        if task is not None:
-            task.cancel()
+        for task in (self._answer, self._loading):  # both: what a question waits for is not wanted without it
+            if task is not None:
+                task.cancel()
 
     # --- loading ---
 
@@ -369,7 +373,8 @@ def _as_told(error: BaseException) -> ZephyrError:
     """What the user is told of an error; one that nobody foresaw goes to the log with its traceback."""
     if isinstance(error, ZephyrError):
         return error
-    LOGGER.error("unforeseen", exc_info=error)
+    if threading.main_thread().is_alive():  # else the process ends, and threads cannot be started any more
+        LOGGER.error("unforeseen", exc_info=error)
     return EngineError(
         f"something unforeseen went wrong: {type(error).__name__}: {error}", "Report it; the log has more"
     )
