@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from tests.engine.conftest import SETTINGS, slow_path, tiny_path  # noqa: F401 â
 from tests.gguf_builder import tiny_model
 from zephyr_local import (
     ContextExceededError,
-    EngineCrashed,
     EngineError,
     EngineSettings,
     InvalidInputError,
@@ -527,80 +525,3 @@ def test_the_progress_of_a_chat_that_is_in_the_cache(zephyr: Zephyr) -> None:
     assert last.finish is not None
     assert last.finish.cached_tokens == last.finish.prompt_tokens - 1
     assert steps == [(last.finish.prompt_tokens, last.finish.prompt_tokens)]
-
-
-def _kill_engine(zephyr: Zephyr) -> None:
-    assert zephyr.engine_process_id is not None
-    os.kill(zephyr.engine_process_id, signal.SIGKILL)
-
-
-def _kill_engine_in_an_answer(zephyr: Zephyr) -> EngineCrashed:
-    """What who waits for the answer gets."""
-    caught: list[EngineCrashed] = []
-
-    def ask() -> None:
-        try:
-            zephyr.complete(HELLO, GREEDY)
-        except EngineCrashed as error:
-            caught.append(error)
-
-    assert zephyr.engine_process_id is not None
-    os.kill(zephyr.engine_process_id, signal.SIGSTOP)  # so that no answer is sooner than the crash
-    asking = threading.Thread(target=ask)
-    asking.start()
-    while not zephyr._client._waiters:
-        time.sleep(0.01)
-    _kill_engine(zephyr)
-    asking.join(60)
-    (error,) = caught
-    return error
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_a_crash_is_told_once_whether_or_not_a_call_waits_and_a_close_is_none(tiny_path: Path) -> None:  # noqa: F811
-    told: queue.SimpleQueue[EngineCrashed] = queue.SimpleQueue()
-    with Zephyr(tiny_path, SETTINGS) as model:
-        model.on_crash = told.put
-        _kill_engine(model)  # nobody waits
-        crash = told.get(timeout=60)
-        assert isinstance(crash, EngineCrashed)
-        assert crash.signal == "SIGKILL"
-        assert not model.is_running
-        assert model.complete(HELLO, GREEDY).text
-        assert model.is_running
-        error = _kill_engine_in_an_answer(model)
-        assert told.get(timeout=60) is error
-        assert model.complete(HELLO, GREEDY).text
-    time.sleep(0.2)
-    assert told.empty()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_an_on_crash_that_raises_harms_no_call(tiny_path: Path) -> None:  # noqa: F811
-    told: list[EngineCrashed] = []
-
-    def on_crash(error: EngineCrashed) -> None:
-        told.append(error)
-        raise RuntimeError("of the application")
-
-    with Zephyr(tiny_path, SETTINGS) as model:
-        model.on_crash = on_crash
-        error = _kill_engine_in_an_answer(model)
-        assert model.complete(HELLO, GREEDY).text
-    assert told == [error]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_a_relative_path_is_loaded_again_after_a_crash_elsewhere(
-    tiny_path: Path,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tiny_path.parent)
-    crashed = threading.Event()
-    with Zephyr(tiny_path.name, SETTINGS) as model:
-        model.on_crash = lambda _error: crashed.set()
-        monkeypatch.chdir(tmp_path)
-        _kill_engine(model)
-        assert crashed.wait(60)
-        assert model.complete(HELLO, GREEDY).text

@@ -99,7 +99,7 @@ import zephyr_local.desktop.qt
 
 def test_all_holds_with_pyqt6() -> None:
     """The tests of this process are with PySide6; a process can hold only one."""
-    files = [f"tests/desktop/{name}.py" for name in ("test_qt", "test_qt_chat", "test_qt_qml")]
+    files = [f"tests/desktop/{name}.py" for name in ("test_qt", "test_qt_ends", "test_qt_chat", "test_qt_qml")]
     code = f"import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *{files}]))"
     done = run(code, "PyQt6")
     assert done.returncode == 0, done.stdout + done.stderr
