@@ -11,6 +11,9 @@ import pytest
 
 from tests.conftest import skip_or_fail
 
+# Babble is in all of the world's scripts, and Qt says on stderr which of them this machine's fonts lack.
+os.environ["QT_LOGGING_RULES"] = "qt.text.font.db=false"
+
 
 @pytest.fixture(scope="session")
 def display() -> Iterator[str]:
