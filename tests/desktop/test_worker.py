@@ -248,6 +248,15 @@ def test_a_load_stops_the_answer_and_the_load_before(ready: Watched, slow_path: 
     assert loaded.model_name == "zephyr-tiny"
 
 
+def test_an_edit_that_nothing_comes_of_is_given_back(ready: Watched) -> None:
+    ready.worker.ask(FRANCE)
+    before = ready.answer()[1].turns
+    ready.worker.edit(0, "and of Japan?")
+    ready.worker.stop()
+    _, end = ready.answer()
+    assert (end.question, end.turns) == ("and of Japan?", before)
+
+
 def test_a_crash_in_an_answer(ready: Watched) -> None:
     ready.worker.ask("hello", BABBLE)
     ready.until(events.TextArrived)

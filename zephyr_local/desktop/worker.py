@@ -105,7 +105,9 @@ class ModelWorker:
 
     def edit(self, index: int, question: str, sampling: Sampling | None = None) -> None:
         """Ask something else in place of the question at turn ``index``; what followed it stays as a branch."""
-        self._begin_answer(lambda chat, on_prefill: chat.edit(index, question, sampling, on_prefill=on_prefill))
+        self._begin_answer(
+            lambda chat, on_prefill: chat.edit(index, question, sampling, on_prefill=on_prefill), question
+        )
 
     def continue_answer(self, sampling: Sampling | None = None) -> None:
         """Go on with the last answer, which was cut short."""
